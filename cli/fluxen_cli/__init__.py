@@ -1,0 +1,1 @@
+"""The command line of Fluxen: one file per command, all printing."""
