@@ -1,0 +1,67 @@
+"""The catalogue of known providers: `providers.yaml`, read once into values."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One provider, as `providers.yaml` describes it (the fields are explained there)."""
+
+    name: str
+    dialect: str
+    base_url: str
+    version_segment: str = "/v1"
+    credential_header: str = "authorization"
+    credential_scheme: str = "Bearer "
+    env: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    _names: re.Pattern[str] = field(default=re.compile(r"(?!)"), repr=False, compare=False)
+
+    def recognises(self, model: str) -> bool:
+        """Whether a model of this name is this provider's, whoever else may exist."""
+        return self._names.fullmatch(model) is not None
+
+
+@functools.cache
+def load_catalogue() -> Mapping[str, Provider]:
+    """Every known provider by its name; an alias is a second key to the same provider."""
+    source = resources.files(__package__).joinpath("providers.yaml").read_bytes()
+    found: dict[str, Provider] = {}
+    for name, row in yaml.load(source, getattr(yaml, "CSafeLoader", yaml.SafeLoader)).items():
+        provider = _provider(name, row)
+        for key in (name, *provider.aliases):
+            if key in found:
+                raise ValueError(f"providers.yaml: {key} is named twice")
+            found[key] = provider
+    return MappingProxyType(found)
+
+
+def provider_for_model(model: str, catalogue: Mapping[str, Provider]) -> str | None:
+    """The one provider whose model this is by its name, or None: no provider, or more than one, could be meant.
+
+    A fine-tuned or dated name counts; a router's `vendor/model` and an Ollama `model:tag` do not.
+    """
+    if "/" in model and not model.startswith("models/"):
+        return None
+    if ":" in model and not model.startswith("ft:"):
+        return None
+    names = {provider.name for provider in catalogue.values() if provider.recognises(model)}
+    return names.pop() if len(names) == 1 else None
+
+
+def _provider(name: str, row: dict[str, Any]) -> Provider:
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    names = "|".join(fnmatch.translate(glob) for glob in fields.get("models", ())) or r"(?!)"
+    return Provider(name=name, **fields, _names=re.compile(names))

@@ -1,0 +1,40 @@
+"""A dialect: one protocol that providers speak. Adding one is one file beside this one and one line below."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+from fluxen.providers.anthropic import Anthropic
+from fluxen.providers.gemini import Gemini
+from fluxen.providers.openai import OpenAI
+
+
+class Dialect(Protocol):
+    """What the gateway and the analyzer need to know of a protocol. Stateless; shared by all requests.
+
+    Every `path` is the API path without the mount prefix and without a query, as it stands on the wire.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def endpoint(self, path: str) -> str:
+        """The path's template, one of a bounded set: no ids, no model names."""
+
+    def model_in_path(self, path: str) -> str | None:
+        """The model that the path names, percent-decoded; None where the body names it."""
+
+    def streams_by_path(self, path: str) -> bool:
+        """Whether the path alone asks for a streamed answer."""
+
+    def error_body(self, status: int, code: str, message: str) -> bytes:
+        """A refusal of our own as JSON in the shape this dialect's SDKs parse. `code` is ours, in snake_case."""
+
+
+@functools.cache
+def dialects() -> Mapping[str, Dialect]:
+    """Every dialect by its name."""
+    return MappingProxyType({d.name: d for d in (OpenAI(), Anthropic(), Gemini())})
