@@ -1,0 +1,227 @@
+"""One road from a YAML file to a `Config`: `fluxen serve`, `fluxen validate` and a reload all take it.
+
+Everything that is wrong is reported at once: the YAML itself, each field by its model, and what only the whole file
+can tell (two mounts that are the same, a key for an upstream that isn't there). The cross checks read the plain
+values, not the models, so that they also run when some field is wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from fluxen.config import paths
+from fluxen.config.document import MAX_BYTES, Document, Problem, Where, read_document
+from fluxen.config.model import NAME, Config, Upstream, Upstreams
+from fluxen.config.values import Sources, parse_address, sendable, substitute
+from fluxen.errors import ConfigError
+
+# pydantic's words for the mistakes people make; what is not here keeps its own.
+_MESSAGES = {
+    "missing": "is required",
+    "model_type": "expected a mapping (name: value)",
+    "model_attributes_type": "expected a mapping (name: value)",
+    "dict_type": "expected a mapping (name: value)",
+    "tuple_type": "expected a list",
+    "int_type": "expected a whole number (without quotes)",
+    "string_type": "expected text",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that holds, and what a person should know about it."""
+
+    config: Config
+    path: Path | None  # None: no file
+    warnings: tuple[str, ...]  # lines like those of ConfigError.problems
+    document: Document
+
+    def position(self, where: Where) -> str:
+        """'fluxen.yaml:12:5' of ('upstreams', 'openai', 'target_url'), or of the nearest thing around it."""
+        mark = self.document.mark(where)
+        return f"{self.name}:{mark.line}:{mark.column}" if mark else self.name
+
+    def problem(self, where: Where, message: str) -> str:
+        """A line for ConfigError.problems, for what only a higher layer can know."""
+        return Problem(self.document.mark(where), where, message).render(self.name)
+
+    @property
+    def name(self) -> str:
+        return str(self.path) if self.path else "configuration"
+
+
+def load_config(explicit: Path | None, env: Mapping[str, str]) -> Loaded:
+    """Find, read and check the configuration. Raises ConfigError with every problem in it."""
+    path = paths.find_config(explicit, env)
+    if path is None:
+        return load_bytes(b"", env, None)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}") from error
+    return load_bytes(raw, env, path)
+
+
+def load_bytes(raw: bytes, env: Mapping[str, str], path: Path | None) -> Loaded:
+    """The same for bytes already read; `path` names them and is what relative paths in them start from."""
+    name = str(path) if path else "configuration"
+    document = read_document(raw)
+    problems = list(document.problems)
+    value = {} if document.value is None else document.value
+    config: Config | None = None
+    if not isinstance(value, dict):
+        problems.append(Problem(document.mark(()), (), "expected a mapping such as `server:` at the top level"))
+    elif not problems or document.keys:
+        sources = Sources(env, path.parent.absolute() if path else Path.cwd())
+        try:
+            config = Config.model_validate(value, context=sources)
+        except ValidationError as error:
+            problems += _field_problems(error, document)
+        problems += _cross_checks(value, document, env)
+        if config is not None:
+            problems += _same_keys(config, document)
+    if problems or config is None:
+        lines = tuple(problem.render(name) for problem in sorted(set(problems), key=_order))
+        count = f"{len(lines)} problem" + ("s" if len(lines) != 1 else "")
+        raise ConfigError(f"{name} has {count}", lines)
+    written = config.data_dir if "data_dir" in config.model_fields_set else None
+    config = config.model_copy(update={"data_dir": paths.data_dir(written, env)})
+    warnings = tuple(warning.render(name) for warning in sorted(_warnings(config, document), key=_order))
+    return Loaded(config, path, warnings, document)
+
+
+def _order(problem: Problem) -> tuple[int, int, str]:
+    return (problem.mark.line, problem.mark.column, problem.message) if problem.mark else (0, 0, problem.message)
+
+
+def _field_problems(error: ValidationError, document: Document) -> Iterator[Problem]:
+    for detail in error.errors(include_url=False, include_input=False):
+        if detail["type"] == "default_factory_not_called":
+            continue  # follows from another problem of the same mapping
+        where = tuple(part for part in detail["loc"] if part != "[key]")
+        yield Problem(document.mark(where, key=detail["type"] == "extra_forbidden"), where, _message(detail, where))
+
+
+def _message(detail: ErrorDetails, where: Where) -> str:
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        return f"unknown field{_nearest(str(where[-1]), _fields_at(where[:-1]))}"
+    if kind == "model_type" and len(where) == 2 and where[0] == "upstreams":
+        return f"expected a mapping: the settings of an upstream{_nearest(str(where[1]), Upstreams.model_fields)}"
+    if kind == "literal_error":
+        return f"expected {detail['ctx']['expected']}"
+    message = _MESSAGES.get(kind, detail["msg"])
+    return message[0].lower() + message[1:].replace("Input", "value")
+
+
+def _nearest(word: str, candidates: Iterable[str]) -> str:
+    found = difflib.get_close_matches(word.lower(), list(candidates), n=1, cutoff=0.6)
+    return f" (did you mean '{found[0]}'?)" if found else ""
+
+
+def _fields_at(where: Where) -> list[str]:
+    """Names that may stand in the mapping at `where`."""
+    model: type[BaseModel] | None = Config
+    for part in where:
+        if model is None:
+            return []
+        if isinstance(part, int):
+            continue  # an item of a list: its model was found with the list
+        field = model.model_fields.get(part)
+        model = _model_in(field.annotation) if field else Upstream if model is Upstreams else None
+    return list(model.model_fields) if model else []
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)
+
+
+def _mapping(value: object, *names: str) -> dict[str, object]:
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _static_keys(value: object) -> list[dict[str, object]]:
+    keys = _mapping(value, "api_keys").get("static")
+    return [key if isinstance(key, dict) else {} for key in keys] if isinstance(keys, list) else []
+
+
+def _cross_checks(value: dict[str, object], document: Document, env: Mapping[str, str]) -> Iterator[Problem]:
+    """What no single field can tell."""
+    upstreams = {name: up for name, up in _mapping(value, "upstreams").items() if name not in Upstreams.model_fields}
+    mounts: dict[str, str] = {}
+    for name, fields in upstreams.items():
+        where: Where = ("upstreams", name)
+        if not re.fullmatch(NAME, name):
+            message = "a name has up to 64 letters, digits, '-', '.' and '_', and begins with a letter or digit"
+            yield Problem(document.mark(where, key=True), where, message)
+        mount = fields.get("request_path", f"/{name}") if isinstance(fields, dict) else f"/{name}"
+        first = mounts.setdefault(mount.rstrip("/"), name) if isinstance(mount, str) else name
+        if first != name:
+            where = (*where, "request_path")
+            yield Problem(document.mark(where), where, f"is the path of upstream '{first}', too")
+    ids: set[object] = set()
+    for index, key in enumerate(_static_keys(value)):
+        where = ("api_keys", "static", index)
+        if (identity := key.get("id")) is not None and str(identity) in ids:
+            yield Problem(document.mark((*where, "id")), (*where, "id"), "is the id of another key, too")
+        ids.add(str(identity))
+        allowed = key.get("upstreams")
+        for position, name in enumerate(allowed if isinstance(allowed, list) and upstreams else ()):
+            if isinstance(name, str) and name not in upstreams:
+                where_name = (*where, "upstreams", position)
+                message = f"there is no upstream '{name}'{_nearest(name, upstreams)}"
+                yield Problem(document.mark(where_name), where_name, message)
+    bind = _mapping(value, "server").get("bind_address")
+    if "api_keys" not in value and isinstance(bind, str) and not _loopback_or_invalid(bind, env):
+        where = ("server", "bind_address")
+        message = "without api_keys anyone could spend your money: add api_keys, or bind 127.0.0.1 (open mode)"
+        yield Problem(document.mark(where), where, message)
+
+
+def _loopback_or_invalid(bind: str, env: Mapping[str, str]) -> bool:
+    try:
+        return parse_address(substitute(bind, env)).loopback
+    except ValueError:
+        return True  # the field's own problem
+
+
+def _same_keys(config: Config, document: Document) -> Iterator[Problem]:
+    """Two static keys of one value: whose request would it be?"""
+    first: dict[str, int] = {}
+    for index, key in enumerate(config.api_keys.static if config.api_keys else ()):
+        other = first.setdefault(key.key.reveal(), index)
+        if other != index:
+            where: Where = ("api_keys", "static", index, "key")
+            yield Problem(document.mark(where), where, f"is the same key as api_keys.static[{other}].key")
+
+
+def _warnings(config: Config, document: Document) -> Iterator[Problem]:
+    keys = config.api_keys
+    if keys is not None:
+        if keys.jwt:
+            where: Where = ("api_keys", "jwt")
+            yield Problem(document.mark(where, key=True), where, "signed tokens are not served yet: they are refused")
+        if not keys.static:
+            message = "no static key: nobody can get in (remove api_keys for open mode on this machine)"
+            yield Problem(document.mark(("api_keys",), key=True), ("api_keys",), message)
+        for index, key in enumerate(keys.static):
+            if not sendable(key.key.reveal()):
+                where = ("api_keys", "static", index, "key")
+                message = "no client can send this key: it holds a space or a character that is not ASCII"
+                yield Problem(document.mark(where), where, message)
+    if config.admin is not None:
+        message = "metrics, dashboard and api are not served yet: nothing listens on this address"
+        yield Problem(document.mark(("admin",), key=True), ("admin",), message)
