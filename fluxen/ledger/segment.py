@@ -1,0 +1,105 @@
+"""Reading journal segments: bytes in, values out.
+
+What follows the last newline was never acknowledged (a torn tail) and is not read. Any other line that is not a valid
+record can only come from power loss or a broken disk: it is set aside as `bad`, never fatal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from fluxen.errors import LedgerError
+from fluxen.ledger.journal import FORMAT
+from fluxen.ledger.record import Begin, End, Loss
+from fluxen.ledger.schema import BEGIN_FIELDS, END_FIELDS, SCHEMA, check, upgrade
+
+
+class Header(msgspec.Struct):
+    """The first line of a segment."""
+
+    fluxen: int
+    schema: int
+    node: str
+    worker: int
+    begin: tuple[str, ...]
+    end: tuple[str, ...]
+    pid: int = 0
+
+
+@dataclass(slots=True)
+class Segment:
+    """What one segment says. `ends` and `begins` are JSON arrays `[node, worker, …fields]` of the current schema."""
+
+    ends: list[bytes] = field(default_factory=list)
+    begins: dict[str, bytes] = field(default_factory=dict)
+    """Begin lines without an end in this segment, by request id."""
+    lost: list[bytes] = field(default_factory=list)
+    """Rows (as in `ends`) of the same requests, should their writer turn out to be dead."""
+    missing: int = 0
+    bad: list[bytes] = field(default_factory=list)
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_header = msgspec.json.Decoder(Header).decode
+_decode_line = msgspec.json.Decoder(Begin | End | Loss).decode
+_decode_any = msgspec.json.Decoder(list[object]).decode
+
+
+def parse(content: bytes, name: str) -> Segment:
+    """Read a segment. LedgerError when a newer Fluxen wrote it."""
+    segment = Segment()
+    lines = content.split(b"\n")
+    lines.pop()  # the torn tail, or nothing
+    if not lines:
+        return segment
+    try:
+        header = _decode_header(lines[0])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        segment.bad = [line for line in lines if line]
+        return segment
+    if header.fluxen > FORMAT:
+        raise LedgerError(f"{name} has journal format {header.fluxen}", hint="a newer Fluxen wrote it: upgrade")
+    check(header.schema, name)
+
+    prefix = b"[" + _encode(header.node) + b"," + _encode(header.worker) + b","
+    ended: set[str] = set()
+    begun: dict[str, Begin] = {}
+    for line, record in _records(lines[1:], header, segment.bad):
+        if isinstance(record, End):
+            ended.add(record.id)
+            segment.ends.append(prefix + line[5:])
+        elif isinstance(record, Begin):
+            begun[record.id] = record
+            segment.begins[record.id] = prefix + line[5:]
+        else:
+            segment.missing += record.requests
+    for request in ended:
+        segment.begins.pop(request, None)
+    segment.lost = [prefix + _encode(End.lost(begun[request]))[5:] for request in segment.begins]
+    return segment
+
+
+def _records(lines: list[bytes], header: Header, bad: list[bytes]) -> Iterator[tuple[bytes, Begin | End | Loss]]:
+    """Valid lines as the current schema writes them (they start with a tag: `["e",`), with what they say."""
+    current = header.schema == SCHEMA and header.begin == BEGIN_FIELDS and header.end == END_FIELDS
+    for line in lines:
+        try:
+            if current:
+                yield line, _decode_line(line)
+            else:
+                record = _from_other(_decode_any(line), header)
+                yield _encode(record), record
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            bad.append(line)
+
+
+def _from_other(values: list[object], header: Header) -> Begin | End | Loss:
+    """A line of an older schema (or one with other fields), read by the names its header gives."""
+    names, fields = (header.end, END_FIELDS) if values[:1] == ["e"] else (header.begin, BEGIN_FIELDS)
+    if values[:1] == ["x"]:
+        return msgspec.convert(values, Loss)
+    row = upgrade(dict(zip(names, values[1:], strict=False)), header.schema)
+    return msgspec.convert([values[0] if values else None, *(row.get(name) for name in fields)], Begin | End)
