@@ -119,8 +119,7 @@ def _message(detail: ErrorDetails, where: Where) -> str:
         return f"expected a mapping: the settings of an upstream{_nearest(str(where[1]), Upstreams.model_fields)}"
     if kind == "literal_error":
         return f"expected {detail['ctx']['expected']}"
-    message = _MESSAGES.get(kind, detail["msg"])
-    return message[0].lower() + message[1:].replace("Input", "value")
+    return _MESSAGES.get(kind) or detail["msg"].replace("Input", "value")
 
 
 def _nearest(word: str, candidates: Iterable[str]) -> str:
