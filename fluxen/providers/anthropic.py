@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from fluxen.providers.answer import Billing, Count, Leg, Part, Tally, Usage, bounded, decode, is_object, total
 from fluxen.providers.paths import Templates
 
 _TEMPLATES: Final = (
@@ -42,10 +43,64 @@ _TYPES: Final = {
 }
 
 
+class _Message(msgspec.Struct, gc=False):
+    model: str | None = None
+    usage: msgspec.Raw = msgspec.Raw()
+
+
+class _Delta(msgspec.Struct, gc=False):
+    stop_reason: str | None = None
+
+
+class _Object(msgspec.Struct, gc=False):
+    """A message or legacy completion, or a stream's message_start (`message`) or message_delta (`delta`)."""
+
+    model: str | None = None
+    stop_reason: str | None = None
+    usage: msgspec.Raw = msgspec.Raw()
+    message: _Message | None = None
+    delta: _Delta | None = None
+
+
+class _CacheCreation(msgspec.Struct, gc=False):
+    ephemeral_1h_input_tokens: Count | None = None
+
+
+class _OutputDetails(msgspec.Struct, gc=False):
+    thinking_tokens: Count | None = None
+
+
+class _Iteration(msgspec.Struct, gc=False):
+    type: str | None = None
+    model: str | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    cache_read_input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
+    cache_creation: _CacheCreation | None = None
+    output_tokens_details: _OutputDetails | None = None
+
+
+class _Usage(_Iteration, gc=False):
+    iterations: list[_Iteration] | None = None
+
+
+_OBJECT: Final = msgspec.json.Decoder(_Object)
+_USAGE: Final = msgspec.json.Decoder(_Usage)
+_BILLING: Final[dict[str, Billing]] = {
+    "/v1/messages": "tokens",
+    "/v1/complete": "tokens",
+    "/v1/messages/batches/{id}/results": "other",
+    "/v1/{other}": "other",
+}
+
+
 class Anthropic:
     """Messages and what belongs to it under /v1."""
 
     name = "anthropic"
+    openers = (b"{", b'{"message":{', b'{"delta":{')
+    landmarks = (b'"usage"', b'"stop_reason"', b'"model"')
 
     def __init__(self) -> None:
         self._paths = Templates("/v1", _TEMPLATES)
@@ -62,3 +117,48 @@ class Anthropic:
     def error_body(self, status: int, code: str, message: str) -> bytes:
         kind = _TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
         return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message, "code": code}})
+
+    def billing(self, endpoint: str) -> Billing:
+        return _BILLING.get(endpoint, "free")
+
+    def part(self, data: bytes) -> Part | None:
+        found, _ = decode(_OBJECT, data)
+        if found is None:
+            return None
+        if found.message is not None:
+            usage = found.message.usage
+            return Part(bounded(found.message.model), None, bytes(usage) if is_object(usage) else None, opening=True)
+        finish = found.stop_reason or (found.delta.stop_reason if found.delta is not None else None)
+        return Part(bounded(found.model), bounded(finish), bytes(found.usage) if is_object(found.usage) else None)
+
+    def tally(self, endpoint: str, usage: bytes) -> Tally | None:  # noqa: ARG002 - one rule for all
+        """`input_tokens` leaves out what came from the cache and what went into it.
+
+        Neither does the top level include the legs that context compaction and advisor models ran: they are billed
+        on top, an advisor at its own model's price.
+        """
+        u, damaged = decode(_USAGE, usage)
+        if u is None:
+            return None
+        whole = not damaged and u.input_tokens is not None and u.output_tokens is not None
+        main = _classes(u)
+        extra = [i for i in u.iterations or () if i.type not in (None, "message")]
+        if not extra:
+            return Tally(main, whole)
+        legs = (Leg(None, main), *(Leg(bounded(i.model), _classes(i)) for i in extra))
+        return Tally(total(leg.usage for leg in legs), whole, legs)
+
+
+def _classes(u: _Iteration) -> Usage:
+    write = u.cache_creation_input_tokens or 0
+    hour = (u.cache_creation.ephemeral_1h_input_tokens if u.cache_creation is not None else 0) or 0
+    if write:
+        hour = min(hour, write)
+    return Usage(
+        u.input_tokens or 0,
+        u.cache_read_input_tokens or 0,
+        max(write - hour, 0),
+        hour,
+        u.output_tokens or 0,
+        (u.output_tokens_details.thinking_tokens if u.output_tokens_details is not None else 0) or 0,
+    )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Protocol
 
+from fluxen.providers.answer import Billing, Part, Tally
 from fluxen.providers.anthropic import Anthropic
 from fluxen.providers.gemini import Gemini
 from fluxen.providers.openai import OpenAI
@@ -32,6 +33,25 @@ class Dialect(Protocol):
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
         """A refusal of our own as JSON in the shape this dialect's SDKs parse. `code` is ours, in snake_case."""
+
+    # What the analyzer reads an answer with. `openers` are the beginnings of the objects in which usage, model and stop
+    # reason stand; `landmarks` are their keys as bytes, usage first: with both, the last piece of a JSON text whose
+    # beginning was not kept can be read (fluxen/analyzer/fragment.py).
+
+    @property
+    def openers(self) -> tuple[bytes, ...]: ...
+
+    @property
+    def landmarks(self) -> tuple[bytes, ...]: ...
+
+    def billing(self, endpoint: str) -> Billing:
+        """`tokens`: billed by reported tokens; `other`: costs money, not read here; `free`: costs nothing."""
+
+    def part(self, data: bytes) -> Part | None:
+        """What one JSON object, a whole body or a stream's event, says. None if it is no JSON object. Never raises."""
+
+    def tally(self, endpoint: str, usage: bytes) -> Tally | None:
+        """A usage object in disjoint token classes. None if it is no JSON object. Never raises."""
 
 
 @functools.cache

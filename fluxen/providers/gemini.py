@@ -7,6 +7,18 @@ from urllib.parse import unquote
 
 import msgspec
 
+from fluxen.providers.answer import (
+    Billing,
+    Count,
+    Modalities,
+    Part,
+    Tally,
+    Usage,
+    bounded,
+    decode,
+    is_object,
+    with_modalities,
+)
 from fluxen.providers.paths import Templates
 
 _VERSIONS: Final = ("v1", "v1alpha", "v1beta")
@@ -25,6 +37,7 @@ _METHODS: Final = frozenset(
         "transferOwnership",
     }
 )
+_FREE: Final = ("countTokens", "transferOwnership")
 _COLLECTIONS: Final = ("models", "tunedModels")
 _TEMPLATES: Final = (
     "/models",
@@ -68,10 +81,67 @@ _STATUS: Final = {
 }
 
 
+class _Candidate(msgspec.Struct, gc=False, rename="camel"):
+    finish_reason: str | int | None = None
+
+
+class _Interaction(msgspec.Struct, gc=False):
+    model: str | None = None
+    status: str | None = None
+    usage: msgspec.Raw = msgspec.Raw()
+
+
+class _Object(msgspec.Struct, gc=False):
+    """What generateContent answers or streams, an interaction, or an event that carries one."""
+
+    candidates: list[_Candidate] | None = None
+    usage_metadata: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="usageMetadata")
+    model_version: str | None = msgspec.field(default=None, name="modelVersion")
+    model: str | None = None
+    status: str | None = None
+    usage: msgspec.Raw = msgspec.Raw()
+    interaction: _Interaction | None = None
+
+
+class _Modality(msgspec.Struct, gc=False):
+    modality: str | int | None = None
+    tokens: Count | None = msgspec.field(default=None, name="tokenCount")
+
+
+class _Usage(msgspec.Struct, gc=False, rename="camel"):
+    prompt_token_count: Count | None = None
+    candidates_token_count: Count | None = None
+    thoughts_token_count: Count | None = None
+    cached_content_token_count: Count | None = None
+    tool_use_prompt_token_count: Count | None = None
+    prompt_tokens_details: list[_Modality] | None = None
+    prompt_token_details: list[_Modality] | None = None  # embedContent's spelling
+    cache_tokens_details: list[_Modality] | None = None
+    candidates_tokens_details: list[_Modality] | None = None
+
+
+class _InteractionUsage(msgspec.Struct, gc=False):
+    total_input_tokens: Count | None = None
+    total_output_tokens: Count | None = None
+    total_cached_tokens: Count | None = None
+    total_thought_tokens: Count | None = None
+    total_tool_use_tokens: Count | None = None
+
+
+_OBJECT: Final = msgspec.json.Decoder(_Object)
+_USAGE: Final = msgspec.json.Decoder(_Usage)
+_INTERACTION_USAGE: Final = msgspec.json.Decoder(_InteractionUsage)
+_KINDS: Final = {"AUDIO": 0, "IMAGE": 1, "VIDEO": 2, 4: 0, 2: 1, 3: 2}  # some answers carry the enum's number
+_GENERATES: Final = ("generateContent", "streamGenerateContent", "generateAnswer")
+_EMBEDS: Final = ("embedContent", "batchEmbedContents")
+
+
 class Gemini:
     """Under /v1 and /v1beta; a path without a version is taken for /v1beta, as the SDKs default to it."""
 
     name = "gemini"
+    openers = (b"{", b'{"candidates":[{', b'{"interaction":{')
+    landmarks = (b'"usageMetadata"', b'"finishReason"', b'"modelVersion"', b'"usage"', b'"status"', b'"model"')
 
     def __init__(self) -> None:
         self._paths = {version: Templates(f"/{version}", _TEMPLATES) for version in _VERSIONS}
@@ -109,3 +179,69 @@ class Gemini:
         name = _STATUS.get(status) or ("INTERNAL" if status >= 500 else "FAILED_PRECONDITION")
         details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": code.upper(), "domain": "fluxen"}]
         return msgspec.json.encode({"error": {"code": status, "message": message, "status": name, "details": details}})
+
+    def billing(self, endpoint: str) -> Billing:
+        _, colon, method = endpoint.rpartition(":")
+        if colon:
+            return "tokens" if method in _GENERATES or method in _EMBEDS else "free" if method in _FREE else "other"
+        if endpoint.endswith("/interactions"):
+            return "tokens"
+        return "other" if endpoint.endswith("/{other}") else "free"
+
+    def part(self, data: bytes) -> Part | None:
+        found, _ = decode(_OBJECT, data)
+        if found is None:
+            return None
+        if is_object(found.usage_metadata) or found.candidates is not None or found.model_version is not None:
+            finish: str | None = None
+            for candidate in found.candidates or ():
+                finish = str(candidate.finish_reason) if candidate.finish_reason else finish
+            usage = found.usage_metadata
+            return Part(bounded(found.model_version), bounded(finish), bytes(usage) if is_object(usage) else None)
+        inner = found.interaction if found.interaction is not None else found
+        finish = None if inner.status == "in_progress" else inner.status
+        return Part(bounded(inner.model), bounded(finish), bytes(inner.usage) if is_object(inner.usage) else None)
+
+    def tally(self, endpoint: str, usage: bytes) -> Tally | None:
+        """The prompt count includes cached tokens but no tool-use prompts; thoughts come on top of candidates."""
+        if endpoint.endswith("/interactions"):
+            return _interaction(usage)
+        u, damaged = decode(_USAGE, usage)
+        if u is None:
+            return None
+        whole = not damaged and u.prompt_token_count is not None  # a blocked answer has no candidates: a true zero
+        read, thoughts = u.cached_content_token_count or 0, u.thoughts_token_count or 0
+        fresh = (u.prompt_token_count or 0) - read
+        if fresh < 0:
+            fresh, whole = 0, False
+        fresh += u.tool_use_prompt_token_count or 0
+        found = Usage(fresh, read, 0, 0, (u.candidates_token_count or 0) + thoughts, thoughts)
+        details = u.prompt_tokens_details or u.prompt_token_details
+        if details or u.cache_tokens_details or u.candidates_tokens_details:
+            found = with_modalities(
+                found,
+                Modalities(
+                    *_by_kind(details), *_by_kind(u.cache_tokens_details), *_by_kind(u.candidates_tokens_details)
+                ),
+            )
+        return Tally(found, whole)
+
+
+def _by_kind(details: list[_Modality] | None) -> tuple[int, int, int]:
+    counts = [0, 0, 0]
+    for item in details or ():
+        kind = _KINDS.get(item.modality) if item.modality is not None else None
+        if kind is not None:
+            counts[kind] += item.tokens or 0
+    return counts[0], counts[1], counts[2]
+
+
+def _interaction(usage: bytes) -> Tally | None:
+    u, damaged = decode(_INTERACTION_USAGE, usage)
+    if u is None:
+        return None
+    read, thoughts = u.total_cached_tokens or 0, u.total_thought_tokens or 0
+    fresh = (u.total_input_tokens or 0) - read
+    whole = not damaged and fresh >= 0 and u.total_input_tokens is not None and u.total_output_tokens is not None
+    fresh = max(fresh, 0) + (u.total_tool_use_tokens or 0)
+    return Tally(Usage(fresh, read, 0, 0, (u.total_output_tokens or 0) + thoughts, thoughts), whole)

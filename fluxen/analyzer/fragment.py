@@ -1,0 +1,85 @@
+"""Reading a piece of JSON whose beginning, or end, was not kept.
+
+The idea: a JSON text's depth can be counted from its end as well as from its start. From a key that stands directly
+inside `response` of an event, the rest of the event closes exactly two objects. So the rest, with `{"response":{` put
+before it, is valid JSON if and only if the key stood there; had it stood deeper (a tool's schema may have a property
+called "usage") or inside a string, the decoder finds a closer too many, or none. One decode proves place and form.
+The same from the other side: a beginning, up to and with a value, is valid JSON once its objects are closed.
+
+A quote that opens a string is never preceded by a backslash, and the text `"usage"` that follows one without a
+backslash is a whole string: so a search for a key's bytes finds every key, and a few that are none. Those fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from fluxen.providers.answer import Part
+from fluxen.providers.dialect import Dialect
+
+_TRIES: Final = 12  # occurrences of one key that are looked at: bounds the work on hostile text
+
+
+def read_end(dialect: Dialect, piece: bytes) -> Part:
+    """What the last bytes of a JSON object say, whose beginning is missing."""
+    found = Part()
+    for landmark in dialect.landmarks:
+        if _knows(found, landmark):
+            continue
+        for at in _occurrences(piece, landmark):
+            rest = piece[at:]
+            part = next((p for p in (dialect.part(opener + rest) for opener in dialect.openers) if _useful(p)), None)
+            if part is not None:
+                found.complete_from(part)
+                break
+    return found
+
+
+def read_start(dialect: Dialect, piece: bytes) -> Part:
+    """What the first bytes of a JSON object say, whose end is missing."""
+    found = Part()
+    for landmark in dialect.landmarks:
+        if _knows(found, landmark):
+            continue
+        for at in _occurrences(piece, landmark):
+            part = _closed(dialect, piece, at + len(landmark))
+            if part is not None:
+                found.complete_from(part)
+                break
+    return found
+
+
+def _closed(dialect: Dialect, piece: bytes, at: int) -> Part | None:
+    end = at
+    for _ in range(_TRIES):  # the value ends at one of the next quotes or closing braces
+        ends = [e for e in (piece.find(b'"', end), piece.find(b"}", end)) if e >= 0]
+        if not ends:
+            return None
+        end = min(ends) + 1
+        for closers in (b"}", b"}}"):
+            part = dialect.part(piece[:end] + closers)
+            if _useful(part):
+                return part
+    return None
+
+
+def _occurrences(piece: bytes, landmark: bytes) -> Iterator[int]:
+    """Where the key may stand, from the last to the first."""
+    at = len(piece)
+    for _ in range(_TRIES):
+        at = piece.rfind(landmark, 0, at)
+        if at < 0:
+            return
+        if at == 0 or piece[at - 1] != 0x5C:
+            yield at
+
+
+def _knows(part: Part, landmark: bytes) -> bool:
+    if b"usage" in landmark:
+        return part.usage is not None
+    return part.model is not None if b"model" in landmark else part.finish is not None
+
+
+def _useful(part: Part | None) -> bool:
+    return part is not None and not (part.usage is None and part.model is None and part.finish is None)

@@ -1,0 +1,230 @@
+"""What an answer used, as its provider reported it.
+
+An unstreamed answer is read whole, in one decode that skips everything but a few fields. Of a stream only two pieces
+are kept while it passes, its first 8 KB (`HEAD`) and its last 16 KB (`TAIL`), and they are read once, after its end:
+no event is parsed while bytes are relayed. That is enough because providers report usage at the ends. The final count
+is in one of the last events; Anthropic sends the input's count in the first one. An event that is larger than the tail
+(a response repeats its instructions and tools in `response.completed`) is read from its end, see `fragment`.
+
+Nothing here raises, whatever the bytes, and the work is bounded by the size of the pieces.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, Final, Literal
+
+import msgspec
+
+from fluxen.analyzer import fragment, sse
+from fluxen.providers.answer import Leg, Modalities, Part, Usage
+from fluxen.providers.dialect import Dialect, dialects
+from fluxen.providers.openai import GEMINI_CHAT, GEMINI_EMBEDDINGS
+
+__all__ = ["HEAD", "TAIL", "Leg", "Modalities", "Reading", "Usage", "read_answer", "read_clipped", "read_stream"]
+
+HEAD: Final = 8192  # bytes kept of the beginning of a stream
+TAIL: Final = 16384  # bytes kept of its end
+RAW_LIMIT: Final = 4096  # bytes of the provider's usage object that a row keeps
+
+_LOOK_BACK: Final = 12  # events looked at from the end; beyond, only those that mention usage
+_MENTIONS: Final = 24  # of these
+_LOOK_AHEAD: Final = 8  # events looked at from the start
+
+_BLANK: Final = b"\xef\xbb\xbf \t\r\n"
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError)
+_ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_OPENAI_DOORS: Final = ("/v1/chat/completions", "/v1/responses", "/v1/embeddings", GEMINI_CHAT, GEMINI_EMBEDDINGS)
+
+Source = Literal["reported", "partial", "unknown", "none"]
+
+
+class Reading(msgspec.Struct, gc=False):
+    """`usage` is None unless something was reported; `source` says how far to trust it.
+
+    reported  the provider's final count          partial  a count of one side, or one before the end
+    unknown   it cost something, nobody said how much   none  nothing to bill: refused, or free of charge
+
+    `legs` (usually none) are parts of `usage` that have a price of their own. `raw` is the provider's usage object, at
+    most RAW_LIMIT bytes and valid JSON. `stated_cost_pico` is what the provider itself says it charged.
+    """
+
+    model: str | None = None
+    finish: str | None = None
+    usage: Usage | None = None
+    source: Source = "none"
+    raw: bytes | None = None
+    stated_cost_pico: int | None = None
+    legs: tuple[Leg, ...] = ()
+
+
+def read_answer(dialect: str, endpoint: str, status: int, body: bytes) -> Reading:
+    """A whole unstreamed body, content coding removed."""
+    spoken = _spoken(dialect, endpoint)
+    billing = spoken.billing(endpoint)
+    if billing == "free" or not 200 <= status < 300:
+        return Reading()
+    return _reading(spoken, endpoint, spoken.part(body) or Part(), final=True)
+
+
+def read_clipped(dialect: str, endpoint: str, status: int, head: bytes, tail: bytes) -> Reading:
+    """An unstreamed body that was too large to hold, from its first and last bytes."""
+    spoken = _spoken(dialect, endpoint)
+    if spoken.billing(endpoint) == "free" or not 200 <= status < 300:
+        return Reading()
+    part = fragment.read_end(spoken, tail.strip())
+    if not part.full:
+        part.complete_from(fragment.read_start(spoken, head))
+    return _reading(spoken, endpoint, part, final=True)
+
+
+def read_stream(dialect: str, endpoint: str, status: int, head: bytes, tail: bytes, complete: bool) -> Reading:
+    """A streamed body from its first HEAD and last TAIL bytes. A `tail` shorter than TAIL means nothing is missing.
+
+    `complete` is False when the upstream broke or the client left before the end.
+    """
+    spoken = _spoken(dialect, endpoint)
+    if spoken.billing(endpoint) == "free" or not 200 <= status < 300:
+        return Reading()
+    gap = len(tail) >= TAIL
+    start = head[:64].lstrip(_BLANK)[:1]
+    if start == b"{" and not gap:  # JSON although a stream was asked for
+        return _reading(spoken, endpoint, spoken.part((head + tail).lstrip(_BLANK)) or Part(), final=True)
+    if start == b"{":
+        return read_clipped(dialect, endpoint, status, head, tail)
+    if start == b"[":  # Gemini's stream without alt=sse
+        first, last = ([head], [tail]) if gap else (_elements(head + tail, complete), [])
+        cut = tail.rstrip().removesuffix(b"]") if gap else b""
+    elif gap:
+        first, last = sse.blocks(head), sse.blocks(tail)
+        cut = sse.data(b"data:" + last[0])
+    else:
+        first, last, cut = sse.blocks(head + tail if tail else head), [], b""
+
+    part = _last(spoken, last[1:] if gap else first)
+    if cut and not part.full:
+        part.complete_from(fragment.read_end(spoken, cut.strip()))
+    opening = None
+    if part.model is None:  # Anthropic says it at the start only, together with the input's count
+        began = _first(spoken, first, gap)
+        opening, part.model = began.usage if began.opening else None, began.model
+    return _reading(spoken, endpoint, part, final=complete or part.finish is not None, opening=opening)
+
+
+def _spoken(dialect: str, endpoint: str) -> Dialect:
+    """The protocol of an answer. Many servers speak a second one at that protocol's own address."""
+    return _by_endpoint().get(endpoint) or dialects()[dialect]
+
+
+@functools.cache
+def _by_endpoint() -> dict[str, Dialect]:
+    known = dialects()
+    guests = {"openai": _OPENAI_DOORS, "anthropic": ("/v1/messages", "/v1/messages/count_tokens")}
+    return {endpoint: known[name] for name, endpoints in guests.items() for endpoint in endpoints}
+
+
+def _reading(spoken: Dialect, endpoint: str, part: Part, final: bool, opening: bytes | None = None) -> Reading:
+    usage = part.usage
+    if usage is None:
+        usage, final = opening, False
+    elif opening is not None:
+        usage = _merged(opening, usage)
+    tally = spoken.tally(endpoint, usage) if usage is not None else None
+    if usage is None or tally is None:
+        return Reading(part.model, part.finish, None, "unknown")
+    raw = usage if len(usage) <= RAW_LIMIT and usage.isascii() else _fitted(usage)
+    if spoken.billing(endpoint) == "other":
+        return Reading(part.model, part.finish, None, "unknown", raw)
+    source: Source = "reported" if final and tally.whole else "partial"
+    return Reading(
+        part.model, part.finish, tally.usage, source, raw, tally.stated_cost_pico if final else None, tally.legs
+    )
+
+
+# ------------------------------------------------------------------------------------------ streams
+
+
+def _last(spoken: Dialect, blocks: list[bytes]) -> Part:
+    """What the end of a stream says, later events before earlier ones."""
+    found = Part()
+    looked = mentions = 0
+    for data in _backwards(blocks):
+        looked += 1
+        if looked > _LOOK_BACK:
+            if found.usage is not None or mentions == _MENTIONS:
+                break
+            if b'"usage' not in data:
+                continue
+            mentions += 1
+        part = spoken.part(data)
+        if part is None or part.opening:
+            continue
+        found.complete_from(part)
+        if found.usage is not None and found.finish is not None:
+            break
+    return found
+
+
+def _backwards(blocks: list[bytes]) -> Iterator[bytes]:
+    for block in reversed(blocks):
+        data = sse.data(block)
+        if len(data) < 3 or data.strip() == b"[DONE]":
+            continue
+        yield data
+        if b"\n" in data:  # servers that leave out the blank line between events
+            yield from reversed(data.split(b"\n"))
+
+
+def _first(spoken: Dialect, blocks: list[bytes], gap: bool) -> Part:
+    """The first event that names a model. With a gap the last block may be cut off."""
+    for i, block in enumerate(blocks[:_LOOK_AHEAD]):
+        data = sse.data(block)
+        part = spoken.part(data) if data else None
+        if part is None and gap and i == len(blocks) - 1:
+            part = fragment.read_start(spoken, (data or block).lstrip(b" ["))
+        if part is not None and part.model is not None:
+            return part
+    return Part()
+
+
+def _elements(array: bytes, complete: bool) -> list[bytes]:
+    """The elements of a JSON array, which may be cut off, as events."""
+    text = array.lstrip(_BLANK).rstrip()
+    end = len(text)
+    for attempt in range(_LOOK_BACK):
+        try:
+            found = _ARRAY.decode(text if attempt == 0 else text[:end] + b"]")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            if complete:
+                break
+            end = text.rfind(b"}", 0, end - 1) + 1
+            if end == 0:
+                break
+        else:
+            return [b"data:" + bytes(element) for element in found]
+    return []
+
+
+def _merged(older: bytes, newer: bytes) -> bytes:
+    """Two usage objects, field by field; a null overwrites nothing."""
+    try:
+        fields: dict[str, Any] = msgspec.json.decode(older)
+        fields.update((k, v) for k, v in msgspec.json.decode(newer).items() if v is not None)
+        return msgspec.json.encode(fields)
+    except _UNREADABLE:
+        return newer
+
+
+def _fitted(usage: bytes) -> bytes | None:
+    """The usage object without its lists, then without its objects, then without its strings, until it fits."""
+    try:
+        fields: dict[str, Any] = msgspec.json.decode(usage.decode("utf-8", "replace"))
+        for kind in (list, dict, str, None):
+            raw = msgspec.json.encode(fields)
+            if len(raw) <= RAW_LIMIT:
+                return raw
+            fields = {k: v for k, v in fields.items() if kind and not isinstance(v, kind)}
+    except _UNREADABLE:
+        return None
+    return None

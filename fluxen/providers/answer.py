@@ -1,0 +1,179 @@
+"""What a provider's answer says about itself: the values that every dialect's file reads out of its own JSON.
+
+Token classes are disjoint and add up: `input` (uncached), `cache_read`, `cache_write_5m`, `cache_write_1h`, `output`.
+Everything else is "of which": `reasoning` is a part of output, and `Modalities` tells how much of input and output was
+not text, because some models price those tokens differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+
+# A count that can't be one (negative, a string, beyond what any ledger column holds) fails validation: it is
+# reported as damaged and never turned into money.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
+
+Billing = Literal["tokens", "other", "free"]
+
+NAME_LIMIT: Final = 256  # bytes of a model name or stop reason that are kept
+
+
+class Modalities(msgspec.Struct, frozen=True, gc=False):
+    """Tokens that were not text. `input_*` includes cached ones, as providers report it; `cache_read_*` is of which."""
+
+    input_audio: int = 0
+    input_image: int = 0
+    input_video: int = 0
+    cache_read_audio: int = 0
+    cache_read_image: int = 0
+    cache_read_video: int = 0
+    output_audio: int = 0
+    output_image: int = 0
+    output_video: int = 0
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """Tokens by class (see above). `audio` and `image` are the sums over input and output of `modalities`."""
+
+    input: int = 0
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    output: int = 0
+    reasoning: int = 0
+    audio: int = 0
+    image: int = 0
+    modalities: Modalities | None = None
+
+
+class Leg(msgspec.Struct, frozen=True, gc=False):
+    """A part of one answer that ran on its own: `model` is None where it is the answer's."""
+
+    model: str | None
+    usage: Usage
+
+
+class Part(msgspec.Struct, gc=False):
+    """One JSON object of an answer: the whole body, or one event of a stream.
+
+    `usage` is the provider's usage object as it was sent. `opening` marks one sent before anything was generated.
+    """
+
+    model: str | None = None
+    finish: str | None = None
+    usage: bytes | None = None
+    opening: bool = False
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing is left to look for."""
+        return self.usage is not None and self.model is not None and self.finish is not None
+
+    def complete_from(self, other: Part) -> None:
+        """Take from another part of the same answer what this one doesn't say."""
+        self.model = self.model or other.model
+        self.finish = self.finish or other.finish
+        if self.usage is None:
+            self.usage, self.opening = other.usage, other.opening
+
+
+class Tally(msgspec.Struct, gc=False):
+    """A usage object, understood. `whole` is False when a side is missing or a count made no sense.
+
+    `legs` is empty unless parts are priced apart; `usage` is the sum of all legs.
+    """
+
+    usage: Usage
+    whole: bool
+    legs: tuple[Leg, ...] = ()
+    stated_cost_pico: int | None = None
+
+
+def total(usages: Iterable[Usage]) -> Usage:
+    """The sum, class by class."""
+    counts = dict.fromkeys(Usage.__struct_fields__[:-1], 0)
+    modal = dict.fromkeys(Modalities.__struct_fields__, 0)
+    for usage in usages:
+        for name in counts:
+            counts[name] += getattr(usage, name)
+        if usage.modalities is not None:
+            for name in modal:
+                modal[name] += getattr(usage.modalities, name)
+    return Usage(**counts, modalities=Modalities(**modal) if any(modal.values()) else None)
+
+
+def with_modalities(usage: Usage, modalities: Modalities) -> Usage:
+    """The usage with its non-text parts, or as it is where there are none."""
+    if modalities == _NO_MODALITIES:
+        return usage
+    return msgspec.structs.replace(
+        usage,
+        audio=modalities.input_audio + modalities.output_audio,
+        image=modalities.input_image + modalities.output_image,
+        modalities=modalities,
+    )
+
+
+_NO_MODALITIES: Final = Modalities()
+
+
+def bounded(text: str | None) -> str | None:
+    """A name a provider sent, bounded; None for an empty one."""
+    if not text:
+        return None
+    if len(text) * 4 <= NAME_LIMIT:
+        return text
+    return text.encode("utf-8", "replace")[:NAME_LIMIT].decode("utf-8", "ignore")
+
+
+def is_object(raw: msgspec.Raw) -> bool:
+    """Whether a raw JSON value is an object that says something (not null, not absent)."""
+    return len(raw) > 2 and memoryview(raw)[0] == 0x7B
+
+
+# ------------------------------------------------------------------------------------------ decoding
+
+Shape = TypeVar("Shape", bound=msgspec.Struct)
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def decode(decoder: msgspec.json.Decoder[Shape], data: bytes) -> tuple[Shape | None, bool]:
+    """(value, damaged). Bytes that are no JSON object give (None, True); a field of a wrong type is left out."""
+    try:
+        return decoder.decode(data), False
+    except msgspec.ValidationError:
+        pass  # JSON, but not of this shape: field by field
+    except _UNREADABLE:
+        return None, True
+    try:
+        loose = msgspec.json.decode(data)
+    except _UNREADABLE:
+        return None, True
+    return _salvage(decoder.type, loose) if isinstance(loose, dict) else (None, True)
+
+
+def _salvage(shape: type[Shape], loose: dict[str, Any]) -> tuple[Shape, bool]:
+    kept: dict[str, Any] = {}
+    damaged = False
+    for field in msgspec.structs.fields(shape):
+        if field.encode_name not in loose:
+            continue
+        value = loose[field.encode_name]
+        try:
+            if field.type is msgspec.Raw:
+                kept[field.name] = msgspec.Raw(msgspec.json.encode(value))
+            else:
+                kept[field.name] = msgspec.convert(_integral(value), field.type)
+        except (msgspec.ValidationError, OverflowError, RecursionError):
+            damaged = True
+    return shape(**kept), damaged
+
+
+def _integral(value: Any) -> Any:
+    """Counts sent as `12.0` are counts; looked at here and one object deeper, where counts are."""
+    if isinstance(value, dict):
+        return {key: int(v) if isinstance(v, float) and v.is_integer() else v for key, v in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value
