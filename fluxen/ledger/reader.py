@@ -7,7 +7,7 @@ then: the WHOLE query is run again on a new snapshot, never a part of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TypeVar
 import duckdb
 
 from fluxen.errors import LedgerError, QueryError
+from fluxen.ledger import manifest as manifests
 from fluxen.ledger import snapshot as snapshots
 from fluxen.ledger.engine import Connection, connect, line_file
 from fluxen.ledger.manifest import DATA
@@ -29,6 +30,7 @@ from fluxen.ledger.schema import (
     from_lines,
     from_parquet,
     literal,
+    parquet_path,
 )
 from fluxen.ledger.snapshot import Snapshot
 
@@ -104,12 +106,21 @@ class Reader:
                         _lock_up(connection, [path for path, _ in files])
                     return ask(connection)
             except duckdb.Error as error:
-                if any(not os.path.exists(path) for path, _ in files):  # noqa: PTH110
+                if self._vanished(path for path, _ in files):
                     continue
                 if isinstance(error, duckdb.IOException) and not sandbox:
                     raise LedgerError(f"the ledger can't be read: {error}", hint="fluxen ledger verify") from error
                 raise QueryError(str(error)) from error
         raise LedgerError(f"files of {self.folder} keep vanishing", hint="does something else clean up in this folder?")
+
+    def _vanished(self, paths: Iterable[str]) -> bool:
+        """Whether a file was replaced meanwhile. LedgerError when it is gone but should be there."""
+        gone = {os.path.basename(path) for path in paths if not os.path.exists(path)}  # noqa: PTH110, PTH119
+        if gone and (lacking := gone & {file.name for file in manifests.load(self.folder).files}):
+            raise LedgerError(
+                f"{', '.join(sorted(lacking))} of {self.folder} is missing", hint="restore the ledger from a backup"
+            )
+        return bool(gone)
 
 
 def _views(
@@ -139,7 +150,10 @@ def _table(
 
 
 def _lock_up(connection: Connection, paths: list[str]) -> None:
-    connection.execute(f"SET allowed_paths = [{', '.join(literal(path) for path in paths)}]")
+    allowed = [
+        name for path in paths for name in (literal(path), parquet_path(path))
+    ]  # checked before and after globbing
+    connection.execute(f"SET allowed_paths = [{', '.join(allowed)}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +78,7 @@ def _take(folder: Path) -> Snapshot:
     for file in snapshot.manifest.files:
         check(file.schema, file.name)
     consumed = {gone.name for gone in snapshot.manifest.consumed}
+    _not_overtaken(folder, listed, consumed)
     for stream, numbers in listed.items():
         for number in numbers:
             name = segment_name(stream, number)
@@ -95,6 +96,16 @@ def _take(folder: Path) -> Snapshot:
             snapshot.bad += len(segment.bad)
             snapshot.segments += 1
     return snapshot
+
+
+def _not_overtaken(folder: Path, listed: dict[str, list[int]], consumed: Collection[str]) -> None:
+    """Start again when a writer rotated and the compactor consumed all we listed of it: its open requests are in a
+    segment that came after the listing."""
+    ended = [stream for stream, numbers in listed.items() if segment_name(stream, numbers[-1]) in consumed]
+    if ended:
+        now = streams(list_journal(folder))
+        if any(now.get(stream, [])[-1:] != listed[stream][-1:] for stream in ended):
+            raise FileNotFoundError
 
 
 def _read(folder: Path, name: str) -> Segment:
