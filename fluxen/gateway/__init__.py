@@ -1,0 +1,1 @@
+"""The data plane: listener, exchange, upstream connections, snapshot, worker and supervisor processes."""

@@ -1,0 +1,59 @@
+"""From an answer's copy to the row: usage, model and cost. The one place where the data plane meets the analyzer."""
+
+from __future__ import annotations
+
+from fluxen.analyzer.usage import Reading, read_answer, read_clipped, read_stream
+from fluxen.gateway.meter import Meter
+from fluxen.gateway.routes import Upstream
+from fluxen.ledger.record import End
+
+_NOTHING = Reading()
+
+
+class Accountant:
+    """Fills in what a request used and what it cost. What nobody can know stays None."""
+
+    def account(
+        self,
+        end: End,
+        upstream: Upstream | None,
+        meter: Meter | None,
+        *,
+        billable: bool,
+        answered: bool,
+        complete: bool,
+    ) -> None:
+        """Complete a row. billable: a request that a provider bills has been sent; answered: the head of the answer
+        came; complete: so did its end."""
+        reading = _NOTHING
+        if billable and not (answered and (end.status or 0) >= 300):
+            reading = _read(end, meter, complete)
+        end.usage_source = reading.source
+        end.finish = reading.finish
+        end.model = reading.model
+        if reading.raw is not None:
+            end.usage_raw = reading.raw.decode("utf-8", "replace")
+        end.stated_cost_pico = reading.stated_cost_pico
+        usage = reading.usage
+        if usage is not None:
+            end.input_tokens = usage.input
+            end.cache_read_tokens = usage.cache_read
+            end.cache_write_5m_tokens = usage.cache_write_5m
+            end.cache_write_1h_tokens = usage.cache_write_1h
+            end.output_tokens = usage.output
+            end.reasoning_tokens = usage.reasoning
+            end.audio_tokens = usage.audio
+            end.image_tokens = usage.image
+        if reading.source == "none":
+            end.cost_pico = 0
+
+
+def _read(end: End, meter: Meter | None, complete: bool) -> Reading:
+    dialect, endpoint = end.dialect or "openai", end.endpoint or ""
+    if meter is None or meter.failed:
+        return read_answer(dialect, endpoint, 200, b"")
+    if meter.streamed:
+        return read_stream(dialect, endpoint, 200, meter.head(), meter.tail(), complete)
+    if meter.clipped or not complete:
+        return read_clipped(dialect, endpoint, 200, meter.head(), meter.tail())
+    return read_answer(dialect, endpoint, 200, meter.head())

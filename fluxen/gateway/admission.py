@@ -1,0 +1,84 @@
+"""Who may come in, and who may use what. Pure: a head and a snapshot in, a caller or a Fault out.
+
+A client key comes as `Authorization: Bearer`, `x-api-key`, `x-goog-api-key`, `api-key` or `?key=`; never two of them.
+In open mode (no api_keys) whoever is on this machine may call, except a web page.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from fluxen.gateway.head import RequestHead
+from fluxen.gateway.routes import Route, Upstream, speaks_for_credential
+from fluxen.gateway.snapshot import ClientKey, Snapshot
+
+OPEN: Final = ClientKey("")
+"""Whoever calls in open mode."""
+
+_LOCAL_HOSTS: Final = (b"localhost", b"127.0.0.1", b"[::1]")
+
+
+class Fault(NamedTuple):
+    """Why a request is refused. code is for programs, message for people."""
+
+    status: int
+    code: str
+    message: str
+
+
+_TWO = Fault(400, "duplicate_credential", "the request carries more than one credential")
+_UNKNOWN = Fault(401, "invalid_api_key", "the API key is missing or not known to this gateway")
+_HOST = Fault(403, "host_not_allowed", "without api_keys this gateway answers to localhost only")
+_BROWSER = Fault(403, "browser_not_allowed", "without api_keys this gateway does not answer web pages")
+
+
+def identify(snapshot: Snapshot, head: RequestHead, key_parameter: bytes | None, key_twice: bool) -> ClientKey | Fault:
+    """The caller. key_parameter is the value of `?key=`; key_twice, whether there were two."""
+    if key_parameter is not None and (head.credential is not None or key_twice):
+        return _TWO
+    if snapshot.keys is None:
+        return _open_mode_fault(head) or OPEN
+    if key_parameter is not None:
+        token = unquote_to_bytes(key_parameter)
+    elif head.credential is not None:
+        token = _token(head.credential_name, head.credential)
+    else:
+        return _UNKNOWN
+    return snapshot.keys.find(token) or _UNKNOWN
+
+
+def may_use(snapshot: Snapshot, key: ClientKey, route: Route, upstream: Upstream, presented: bool) -> Fault | None:
+    """Why this caller may not send this request to this upstream. presented: it carries a credential."""
+    if key.upstreams is not None and upstream.name not in key.upstreams:
+        return Fault(403, "upstream_not_allowed", f"this key may not use the upstream {upstream.name}")
+    if key is not OPEN or upstream.credential is not None or not presented:
+        return None
+    # The client's own credential goes on, so it must be meant for this upstream.
+    if speaks_for_credential(route, upstream) and (route.kind == "mount" or snapshot.router.sole_or_home(upstream)):
+        return None
+    return Fault(
+        401, "credential_not_forwarded",
+        f"no key for {upstream.name} is configured, and this request's credential may be another provider's",
+    )  # fmt: skip
+
+
+def _token(name: bytes, value: bytes) -> bytes:
+    """The key in a credential header's value."""
+    if name.lower() == b"authorization":
+        scheme, _, token = value.partition(b" ")
+        return token.strip() if scheme.lower() == b"bearer" else b""
+    return value.strip()
+
+
+def _open_mode_fault(head: RequestHead) -> Fault | None:
+    """Open mode is for programs on this machine: no web page may spend the user's money."""
+    host = (head.host or b"localhost").strip().lower()
+    name, colon, port = host.rpartition(b":")
+    if colon and port.isdigit():
+        host = name
+    if host not in _LOCAL_HOSTS:
+        return _HOST
+    if b"origin" in head.noted or head.noted.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+        return _BROWSER
+    return None

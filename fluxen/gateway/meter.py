@@ -1,0 +1,196 @@
+"""Our copy of an answer, kept small: what the analyzer needs to read the usage, and no more.
+
+The client gets the upstream's bytes as they are. The copy made here is decoded (gzip, deflate, br, zstd) piece by
+piece, bounded in memory and in work, and given up without harm when it can't be decoded: the row then says that the
+usage is unknown.
+
+- An unstreamed answer is kept whole up to WHOLE bytes; beyond that only its head and tail.
+- A stream keeps its first HEAD and its last TAIL bytes: providers report usage in the first or the last events.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from typing import Protocol
+
+import brotli
+import zstandard
+
+HEAD = 8 * 1024
+TAIL = 16 * 1024
+WHOLE = 1024 * 1024
+STEP = 64 * 1024  # decoded bytes taken from a decoder at a time
+DECODED_LIMIT = 256 * 1024 * 1024  # a bomb ends here: the rest of the answer is not metered
+
+
+class Decoder(Protocol):
+    """Turns encoded pieces into decoded ones of at most STEP bytes."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Raises ValueError when `data` is not of this encoding."""
+
+
+class _Zlib:
+    """gzip (also of several members) and deflate (zlib-wrapped as the RFC says, or raw as some servers send it)."""
+
+    def __init__(self, wbits: int) -> None:
+        self._wbits = wbits
+        self._inner = zlib.decompressobj(wbits)
+        self._fresh = True
+
+    def feed(self, data: bytes) -> list[bytes]:
+        pieces: list[bytes] = []
+        while data:
+            if self._inner.eof:
+                if self._wbits != 31:
+                    break
+                self._inner = zlib.decompressobj(31)
+            try:
+                piece = self._inner.decompress(data, STEP)
+            except zlib.error as error:
+                if not self._fresh or self._wbits != 15:
+                    raise ValueError(str(error)) from None
+                self._wbits = -15
+                self._inner = zlib.decompressobj(-15)
+                continue
+            finally:
+                self._fresh = False
+            if piece:
+                pieces.append(piece)
+            data = self._inner.unconsumed_tail or self._inner.unused_data
+        return pieces
+
+
+class _Brotli:
+    def __init__(self) -> None:
+        self._inner = brotli.Decompressor()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        pieces: list[bytes] = []
+        try:
+            piece = self._inner.process(data, output_buffer_limit=STEP)
+            while piece:
+                pieces.append(piece)
+                piece = (
+                    b"" if self._inner.can_accept_more_data() else self._inner.process(b"", output_buffer_limit=STEP)
+                )
+        except brotli.error as error:
+            raise ValueError(str(error)) from None
+        return pieces
+
+
+class _Zstd:
+    def __init__(self) -> None:
+        self._inner = zstandard.ZstdDecompressor(max_window_size=8 * 1024 * 1024).decompressobj(write_size=STEP)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        try:
+            piece = self._inner.decompress(data)
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from None
+        return [piece] if piece else []
+
+
+def decoder_for(encoding: bytes | None) -> Decoder | None:
+    """The decoder of a Content-Encoding, None for identity. Raises ValueError for one that Fluxen can't decode."""
+    match (encoding or b"identity").strip().lower():
+        case b"identity" | b"":
+            return None
+        case b"gzip" | b"x-gzip":
+            return _Zlib(31)
+        case b"deflate":
+            return _Zlib(15)
+        case b"br":
+            return _Brotli()
+        case b"zstd":
+            return _Zstd()
+        case other:
+            raise ValueError(f"unknown content encoding {other[:32]!r}")
+
+
+def decode_whole(data: bytes, encoding: bytes | None, limit: int) -> bytes:
+    """A request body decoded at once, at most `limit` bytes. Raises ValueError."""
+    decoder = decoder_for(encoding)
+    if decoder is None:
+        return data
+    pieces: list[bytes] = []
+    size = 0
+    for start in range(0, len(data), STEP):
+        for piece in decoder.feed(data[start : start + STEP]):
+            size += len(piece)
+            if size > limit:
+                raise ValueError("the decoded body is too large")
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+class Meter:
+    """Collects the copy. `failed` is set when the answer could not be decoded."""
+
+    __slots__ = ("_decoder", "_first", "_first_size", "_last", "_last_size", "_limit", "_total", "failed", "streamed")
+
+    def __init__(self, streamed: bool, encoding: bytes | None) -> None:
+        self.streamed = streamed
+        self.failed = False
+        self._limit = HEAD if streamed else WHOLE
+        self._first: list[bytes] = []
+        self._first_size = 0
+        self._last: deque[bytes] | None = None
+        self._last_size = 0
+        self._total = 0
+        self._decoder: Decoder | None = None
+        if encoding is not None:
+            try:
+                self._decoder = decoder_for(encoding)
+            except ValueError:
+                self.failed = True
+
+    def add(self, data: bytes) -> None:
+        """Take in a piece of the answer's body as the upstream sent it (chunked framing removed)."""
+        if self.failed:
+            return
+        if self._decoder is None:
+            self._keep(data)
+            return
+        try:
+            for piece in self._decoder.feed(data):
+                self._total += len(piece)
+                self._keep(piece)
+        except ValueError:
+            self.failed = True
+        if self._total > DECODED_LIMIT:
+            self.failed = True
+
+    def _keep(self, data: bytes) -> None:
+        last = self._last
+        if last is None:
+            room = self._limit - self._first_size
+            if len(data) <= room:
+                self._first.append(data)
+                self._first_size += len(data)
+                return
+            self._first.append(data[:room])
+            self._first_size = self._limit
+            last = self._last = deque()
+            data = data[room:]
+        if len(data) > TAIL:
+            data = data[-TAIL:]
+        last.append(data)
+        self._last_size += len(data)
+        while self._last_size - len(last[0]) >= TAIL:
+            self._last_size -= len(last.popleft())
+
+    @property
+    def clipped(self) -> bool:
+        """Whether an unstreamed answer was too large to be kept whole."""
+        return not self.streamed and self._last is not None
+
+    def head(self) -> bytes:
+        """The first bytes: of an unstreamed answer up to WHOLE, of a stream up to HEAD."""
+        first = self._first
+        return first[0] if len(first) == 1 else b"".join(first)
+
+    def tail(self) -> bytes:
+        """The last TAIL bytes of what came after the head."""
+        return b"".join(self._last)[-TAIL:] if self._last else b""

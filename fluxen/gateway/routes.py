@@ -1,0 +1,244 @@
+"""Which upstream a request goes to, and by which path. Pure: bytes and names in, a Route out.
+
+Two kinds of route. A **mount** `/<upstream>/…` is a tunnel: the rest of the path goes to that upstream as it is. A
+**unified** route (`/v1/chat/completions` …) is one of the providers' own paths: its dialect is read from the path
+(from a header where providers share one), the upstream among those that speak it from the model.
+
+Precedence: the longest mount on segment borders, then unified. `/-/` is Fluxen's own and never comes here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fluxen.gateway.target import has_encoded_slash, under, unsafe
+from fluxen.gateway.upstream import Origin
+from fluxen.providers.catalogue import Provider, provider_for_model
+from fluxen.providers.dialect import Dialect
+
+HOME: Final = {"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"}
+"""The provider that a dialect comes from: it gets the requests whose model tells nothing."""
+
+_VERSION = re.compile(rb"/v[0-9]+(?:(?:alpha|beta)[0-9]*)?(?=/|$)")
+_ANTHROPIC = re.compile(rb"/v1/(?:messages|complete)(?=/|$)")
+_GEMINI = re.compile(rb"(?:/upload)?/v1(?:alpha|beta)(?=/|$)|/v1/(?:models|tunedModels)/[^/]+:[A-Za-z]+$")
+_SHARED = re.compile(rb"/v1/(?:models|files|batches)(?=/|$)")
+_OPENAI = re.compile(
+    rb"/v1/(?:chat|responses|completions|embeddings|images|audio|moderations|uploads|vector_stores|fine_tuning|assistants"
+    rb"|threads|conversations|containers|evals|videos|rerank)(?=/|$)"
+)
+_SPEAKS = (
+    (re.compile(rb"/messages(?:/count_tokens|/batches.*)?$"), "anthropic"),
+    (re.compile(rb"/(?:chat/completions|completions|responses|embeddings)$"), "openai"),
+    (re.compile(rb":[A-Za-z]*(?:[gG]enerateContent|countTokens|embedContent|EmbedContents|predict)$"), "gemini"),
+)
+_BY_MODEL = re.compile(rb"/v1/(?:chat/completions|responses|completions|embeddings|messages|moderations|images/[a-z]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One upstream, ready for use: everything that a request needs of it."""
+
+    name: str
+    provider: str
+    """Its name in the catalogue, '' for an unknown one. Decides the price."""
+    dialect: Dialect
+    origin: Origin
+    host: bytes
+    base: bytes
+    """Path of the target URL, without a slash at its end."""
+    version: bytes
+    repairs: bool
+    """Whether the version segment of a mounted path is repaired: where it is known to be OpenAI's API."""
+    mount: bytes
+    credential_header: bytes
+    credential: bytes | None
+    """The whole header value, scheme included. None: the client's goes on in open mode, none otherwise."""
+    credential_name: str | None
+    models: re.Pattern[str] | None
+    connect_seconds: float
+    first_byte_ticks: int
+    idle_ticks: int
+
+    def path(self, rest: bytes, unified: bool) -> bytes:
+        """The upstream's path of a request path from which the mount is taken off."""
+        version = self.version
+        if not (self.repairs or unified) or self.dialect.name != "openai":
+            return self.base + rest
+        has_version = _VERSION.match(rest)
+        if not version:
+            return self.base + (rest[has_version.end() :] if unified and has_version else rest)
+        if self.base.endswith(version):
+            return self.base + (rest[len(version) :] if under(rest, version) else rest)
+        return self.base + (rest if has_version else version + rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a path means. `upstream` is None on unified routes: the model decides."""
+
+    kind: str
+    """mount | unified, as in the ledger."""
+    upstream: Upstream | None
+    path: bytes
+    """Mount: the upstream's path. Unified: the request path."""
+    dialect: Dialect
+    """What the path speaks: the shape of errors, and of the usage in the answer."""
+    endpoint: str
+    model: str | None
+    streams: bool
+    json_body: bool
+    """Whether a body here is JSON, whatever its Content-Type says (curl -d calls it a form)."""
+
+
+class NoRoute(Exception):
+    """No upstream for this request: (status, code, message) are for the client."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+class Router:
+    """The routes of one snapshot. Answers are remembered (bounded): a path costs one dict hit the second time."""
+
+    REMEMBERED = 4096
+
+    def __init__(
+        self, upstreams: Sequence[Upstream], dialects: Mapping[str, Dialect], catalogue: Mapping[str, Provider]
+    ):
+        self.upstreams = tuple(upstreams)
+        self._dialects = dialects
+        self._catalogue = catalogue
+        self._mounts = sorted(upstreams, key=lambda upstream: -len(upstream.mount))
+        self._routes: dict[tuple[bytes, str], Route] = {}
+        self._chosen: dict[tuple[str, str | None], Upstream] = {}
+
+    def find(self, path: bytes, hint: str) -> Route:
+        """The route of a path. hint: the dialect that the headers speak, for paths that providers share.
+
+        Raises NoRoute."""
+        route = self._routes.get((path, hint))
+        if route is None:
+            route = self._find(path, hint)
+            if len(self._routes) < self.REMEMBERED and len(path) <= 512:
+                self._routes[path, hint] = route
+        return route
+
+    def choose(self, dialect: Dialect, model: str | None) -> Upstream:
+        """The upstream of a unified route. Raises NoRoute."""
+        upstream = self._chosen.get((dialect.name, model))
+        if upstream is None:
+            upstream = self._choose(dialect, model)
+            if len(self._chosen) < self.REMEMBERED and (model is None or len(model) <= 256):
+                self._chosen[dialect.name, model] = upstream
+        return upstream
+
+    def sole_or_home(self, upstream: Upstream) -> bool:
+        """Whether a client's own credential for `upstream`'s dialect can only be meant for this upstream."""
+        same = [other for other in self.upstreams if other.dialect is upstream.dialect]
+        return len(same) == 1 or upstream.provider == HOME[upstream.dialect.name]
+
+    def _find(self, path: bytes, hint: str) -> Route:
+        if unsafe(path):
+            raise NoRoute(400, "invalid_path", "the path has dot segments, empty segments or encoded separators")
+        for upstream in self._mounts:
+            if under(path, upstream.mount):
+                return self._mounted(upstream, path[len(upstream.mount) :] or b"/")
+        if has_encoded_slash(path):
+            raise NoRoute(400, "invalid_path", "the path has an encoded slash")
+        name = _dialect_of(path, hint)
+        if name is None:
+            raise NoRoute(404, "no_route", f"no route for {_shown(path)}: {self._known()}")
+        dialect = self._dialects[name]
+        text = path.decode("ascii", "replace")
+        return Route(
+            "unified", None, path, dialect, dialect.endpoint(text), dialect.model_in_path(text),
+            dialect.streams_by_path(text), name != "gemini" and _BY_MODEL.match(path) is not None,
+        )  # fmt: skip
+
+    def _mounted(self, upstream: Upstream, rest: bytes) -> Route:
+        speaks = next((name for pattern, name in _SPEAKS if pattern.search(rest)), upstream.dialect.name)
+        dialect = self._dialects[speaks]
+        text = rest.decode("ascii", "replace")
+        return Route(
+            "mount", upstream, upstream.path(rest, unified=False), dialect, dialect.endpoint(text),
+            dialect.model_in_path(text), dialect.streams_by_path(text), json_body=any(pattern.search(rest) for pattern, _ in _SPEAKS),
+        )  # fmt: skip
+
+    def _choose(self, dialect: Dialect, model: str | None) -> Upstream:
+        candidates = [upstream for upstream in self.upstreams if upstream.dialect is dialect]
+        provider = None
+        if model is not None:
+            for upstream in candidates:
+                if upstream.models is not None and upstream.models.fullmatch(model):
+                    return upstream
+            provider = provider_for_model(model, self._catalogue)
+        general = [upstream for upstream in candidates if upstream.models is None]
+        if provider is not None:
+            for upstream in general:
+                if upstream.provider == provider:
+                    return upstream
+            elsewhere = next((other for other in self.upstreams if other.provider == provider), None)
+            if elsewhere is not None and elsewhere.dialect is not dialect:
+                raise NoRoute(
+                    404, "no_route",
+                    f"the model {model} is served by the upstream {elsewhere.name}, which speaks the "
+                    f"{elsewhere.dialect.name} protocol; call it by that protocol's path",
+                )  # fmt: skip
+        if len(general) == 1:
+            return general[0]
+        if provider is None or provider == HOME[dialect.name]:
+            for upstream in general:
+                if upstream.provider == HOME[dialect.name]:
+                    return upstream
+        asked = "a request without a model" if model is None else f"the model {_clean(model)}"
+        raise NoRoute(404, "no_route", f"no upstream of the {dialect.name} protocol serves {asked}: {self._known()}")
+
+    def _known(self) -> str:
+        mounts = ", ".join(sorted(upstream.mount.decode() for upstream in self.upstreams))
+        return f"the mounts are {mounts or '(none)'}" if len(mounts) < 400 else "see the gateway's configuration"
+
+
+def dialect_hint(names: Mapping[bytes, bytes], credential_header: bytes) -> str:
+    """The dialect that a request's headers speak, for paths that providers share."""
+    if b"anthropic-version" in names:
+        return "anthropic"
+    return "gemini" if credential_header.lower() == b"x-goog-api-key" else "openai"
+
+
+def speaks_for_credential(route: Route, upstream: Upstream) -> bool:
+    """Whether the path speaks the upstream's own protocol, so that the client's credential is meant for it.
+
+    Gemini serves OpenAI's protocol under /v1beta/openai/: that path is still Gemini's."""
+    return route.dialect is upstream.dialect or (upstream.dialect.name == "gemini" and b"/v1beta/openai/" in route.path)
+
+
+def guess_dialect(path: bytes) -> str:
+    """The dialect to answer in when there is no route."""
+    if (name := _dialect_of(path, "openai")) is not None:
+        return name
+    return next((name for pattern, name in _SPEAKS if pattern.search(path)), "openai")
+
+
+def _dialect_of(path: bytes, hint: str) -> str | None:
+    if _ANTHROPIC.match(path):
+        return "anthropic"
+    if _GEMINI.match(path):
+        return "gemini"
+    if _SHARED.match(path):
+        return hint
+    return "openai" if _OPENAI.match(path) else None
+
+
+def _shown(path: bytes) -> str:
+    return path[:100].decode("ascii", "backslashreplace")
+
+
+def _clean(text: str) -> str:
+    return text[:100] if text[:100].isprintable() else repr(text[:100])

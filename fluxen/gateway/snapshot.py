@@ -1,0 +1,194 @@
+"""The Snapshot: what a Config means, compiled once and never changed. A request keeps the one it began with.
+
+`fluxen validate` builds one and throws it away: whatever would keep `fluxen serve` from starting is found by it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from fluxen.config import model as schema
+from fluxen.config.load import Loaded
+from fluxen.errors import ConfigError
+from fluxen.gateway.routes import HOME, Router, Upstream
+from fluxen.gateway.timers import ticks
+from fluxen.gateway.upstream import Origin
+from fluxen.providers.catalogue import Provider, load_catalogue
+from fluxen.providers.dialect import dialects
+
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKey:
+    """Who calls, as the ledger names them. upstreams: the names it may use, None for all."""
+
+    id: str
+    team: str | None = None
+    project: str | None = None
+    tags: Mapping[str, str] | None = None
+    upstreams: frozenset[str] | None = None
+
+
+class KeyIndex:
+    """Client keys by a keyed hash: a look-up takes the same time whatever was guessed, and no key is kept."""
+
+    def __init__(self, keys: Sequence[schema.StaticKey]) -> None:
+        self._salt = os.urandom(16)
+        self._keys = {
+            self._digest(key.key.reveal().encode("latin-1", "replace")): ClientKey(
+                key.id, key.team, key.project, key.tags, None if key.upstreams is None else frozenset(key.upstreams)
+            )
+            for key in keys
+        }
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, presented: bytes) -> ClientKey | None:
+        return self._keys.get(self._digest(presented))
+
+    def _digest(self, key: bytes) -> bytes:
+        return hashlib.blake2b(key, key=self._salt, digest_size=16).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that requests need to know. keys is None in open mode."""
+
+    config: schema.Config
+    keys: KeyIndex | None
+    router: Router
+    upstreams: tuple[Upstream, ...]
+    max_body: int
+    body_memory: int
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def open_mode(self) -> bool:
+        return self.keys is None
+
+
+def build(loaded: Loaded, env: Mapping[str, str]) -> Snapshot:
+    """Compile a configuration. Raises ConfigError with every problem."""
+    config = loaded.config
+    catalogue = load_catalogue()
+    problems: list[str] = []
+    upstreams: list[Upstream] = []
+    for name, section in _sections(config, catalogue, env).items():
+        try:
+            upstreams.append(_upstream(config, name, section, catalogue, env))
+        except ConfigError as error:
+            problems.append(loaded.problem(("upstreams", name), error.message))
+    proxied = [upstream for upstream in upstreams if _behind_proxy(upstream.origin, env)]
+    if proxied:
+        hosts = ",".join(sorted({upstream.origin.host for upstream in proxied}))
+        problems.append(
+            f"{proxied[0].origin.scheme.upper()}_PROXY is set, and Fluxen can't reach an upstream through a proxy: "
+            f"unset it, or add to NO_PROXY: {hosts}"
+        )
+    if problems:
+        raise ConfigError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} with upstreams", tuple(problems))
+    keys = None if config.api_keys is None else KeyIndex(config.api_keys.static)
+    return Snapshot(
+        config=config,
+        keys=keys,
+        router=Router(upstreams, dialects(), catalogue),
+        upstreams=tuple(upstreams),
+        max_body=config.server.max_body,
+        body_memory=config.server.body_memory,
+        warnings=loaded.warnings,
+    )
+
+
+def _sections(
+    config: schema.Config, catalogue: Mapping[str, Provider], env: Mapping[str, str]
+) -> Mapping[str, schema.Upstream]:
+    """The upstreams of the file; without any, the providers that the dialects come from and those whose key is in
+    the environment."""
+    if config.upstreams.by_name:
+        return config.upstreams.by_name
+    names = [*HOME.values()]
+    names += [provider.name for provider in dict.fromkeys(catalogue.values()) if any(env.get(n) for n in provider.env)]
+    return {name: schema.Upstream(request_path=f"/{name}") for name in dict.fromkeys(names)}
+
+
+def _upstream(
+    config: schema.Config,
+    name: str,
+    section: schema.Upstream,
+    catalogue: Mapping[str, Provider],
+    env: Mapping[str, str],
+) -> Upstream:
+    known = catalogue.get(name)
+    target = section.target_url or (known.base_url if known else None)
+    if target is None:
+        raise ConfigError("is not a provider Fluxen knows: it needs a target_url")
+    if known is not None and section.dialect not in (None, known.dialect):
+        known = None  # the name is a provider's, the protocol is not
+    dialect = dialects()[section.dialect or (known.dialect if known else "openai")]
+    like = known or catalogue[HOME[dialect.name]]
+    parts = urlsplit(target)
+    port = parts.port or _PORTS[parts.scheme]
+    host = parts.hostname or ""
+    shown = f"[{host}]" if ":" in host else host
+    credential, credential_name = _credential(config, name, section, known, env)
+    limits = config.upstreams.timeouts(section)
+    return Upstream(
+        name=name,
+        provider=known.name if known else "",
+        dialect=dialect,
+        origin=Origin(parts.scheme, host, port, str(section.ca_file) if section.ca_file else None),
+        host=(shown if port == _PORTS[parts.scheme] else f"{shown}:{port}").encode("ascii"),
+        base=parts.path.rstrip("/").encode("ascii"),
+        version=like.version_segment.encode("ascii"),
+        repairs=dialect.name == "openai" and (known is not None or section.dialect is not None),
+        mount=section.request_path.encode("ascii"),
+        credential_header=like.credential_header.encode("ascii"),
+        credential=None if credential is None else f"{like.credential_scheme}{credential}".encode("latin-1"),
+        credential_name=credential_name,
+        models=_globs(section.models),
+        connect_seconds=limits.connect,
+        first_byte_ticks=ticks(limits.first_byte),
+        idle_ticks=ticks(limits.idle),
+    )
+
+
+def _credential(
+    config: schema.Config, name: str, section: schema.Upstream, known: Provider | None, env: Mapping[str, str]
+) -> tuple[str | None, str | None]:
+    """The provider's key and what to call it in rows: never the key itself."""
+    if section.api_key is not None:
+        return section.api_key.reveal(), section.api_key.reference or name
+    if config.open_mode and known is not None and section.target_url is None:
+        for variable in known.env:
+            if value := env.get(variable, "").strip():
+                if not all("\x21" <= character <= "\x7e" for character in value):
+                    raise ConfigError(f"the key in ${variable} holds a character that can't stand in a header")
+                return value, f"${variable}"
+    return None, None
+
+
+def _globs(models: Sequence[str] | None) -> re.Pattern[str] | None:
+    return None if models is None else re.compile("|".join(fnmatch.translate(glob) for glob in models))
+
+
+def _behind_proxy(origin: Origin, env: Mapping[str, str]) -> bool:
+    """Whether the environment asks for a proxy on the way to this origin, and NO_PROXY does not exempt it."""
+    low = {name.lower(): value for name, value in env.items() if name.lower().endswith("_proxy")}
+    if not (low.get(f"{origin.scheme}_proxy") or low.get("all_proxy")):
+        return False
+    for entry in low.get("no_proxy", "").lower().split(","):
+        exempt = entry.strip().removeprefix("*").removeprefix(".")
+        if entry.strip() == "*" or exempt in (origin.host, f"{origin.host}:{origin.port}"):
+            return False
+        if exempt and origin.host.endswith(f".{exempt}"):
+            return False
+    return True

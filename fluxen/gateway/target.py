@@ -1,0 +1,48 @@
+"""The request target, taken apart once: path, query without the credential, the credential.
+
+Nothing behind this module sees a `key=` credential. The path is the raw one, percent-encoding and all: what is
+routed is what is forwarded. Spellings that two parsers could read as two different paths are refused, so that no
+request can reach another upstream, or pass a restriction, by a trick of encoding.
+"""
+
+from __future__ import annotations
+
+import re
+
+# A dot segment in any spelling, an encoded backslash or NUL, a raw backslash, an empty segment.
+_TWO_READINGS = re.compile(rb"//|\\|%5c|%00|/(?:\.|%2e){1,2}(?=/|$)", re.IGNORECASE)
+_ENCODED_SLASH = re.compile(rb"%2f", re.IGNORECASE)
+
+
+def split_target(target: bytes) -> tuple[bytes, bytes, bytes | None, bool]:
+    """(path, query with its '?' and without `key=`, value of `key=` or None, whether `key=` came twice)."""
+    path, mark, query = target.partition(b"?")
+    if not mark:
+        return path, b"", None, False
+    if b"key=" not in query:
+        return path, b"?" + query, None, False
+    kept: list[bytes] = []
+    keys: list[bytes] = []
+    for pair in query.split(b"&"):
+        (keys if pair.startswith(b"key=") else kept).append(pair)
+    if not keys:
+        return path, b"?" + query, None, False
+    return path, b"?" + b"&".join(kept) if kept else b"", keys[0][4:], len(keys) > 1
+
+
+def unsafe(path: bytes) -> bool:
+    """Whether two parsers could read this path differently."""
+    if b"%" not in path and b"//" not in path and b"/." not in path and b"\\" not in path:
+        return False
+    return _TWO_READINGS.search(path) is not None
+
+
+def has_encoded_slash(path: bytes) -> bool:
+    """Whether a slash is spelled %2f: refused where Fluxen routes by the path, tunnelled behind a mount
+    (AWS model ARNs need it)."""
+    return b"%" in path and _ENCODED_SLASH.search(path) is not None
+
+
+def under(path: bytes, mount: bytes) -> bool:
+    """Whether `path` is `mount` or lies below it, on a segment border."""
+    return path.startswith(mount) and (len(path) == len(mount) or path[len(mount)] == 0x2F)

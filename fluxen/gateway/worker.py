@@ -1,0 +1,191 @@
+"""One worker process: an event loop, its listeners, its pools, its journal.
+
+It owns what outlives a request and a snapshot: connections to upstreams, the timer wheel, the bytes of request bodies
+held, the journal. It never imports duckdb.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import uvloop
+
+from fluxen.gateway.accountant import Accountant
+from fluxen.gateway.exchange import Exchange
+from fluxen.gateway.head import HeaderKinds
+from fluxen.gateway.listener import Listener
+from fluxen.gateway.notices import Notices
+from fluxen.gateway.snapshot import Snapshot
+from fluxen.gateway.timers import TimerWheel
+from fluxen.gateway.upstream import Origin, Pool
+from fluxen.ledger.journal import Journal
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+class Worker:
+    """What listeners and exchanges of one process share."""
+
+    def __init__(self, snapshot: Snapshot, number: int, journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
+        self.snapshot = snapshot
+        self.number = number
+        self.journal = journal
+        self.loop = loop
+        self.wheel = TimerWheel()
+        self.header_kinds = HeaderKinds()
+        self.accountant = Accountant()
+        self.body_bytes = 0
+        self.draining = False
+        self.refused: dict[str, int] = {}
+        self.wall_offset = time.time() - time.perf_counter()
+        self._notices = Notices(f"worker {number}")
+        self._pools: dict[Origin, Pool] = {}
+        self._listeners: set[Listener] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        server = snapshot.config.server
+        self._max_connections = -(-server.max_connections // server.workers)
+        self._empty: asyncio.Future[None] | None = None
+
+    # --- for listeners
+
+    def admit(self, listener: Listener) -> bool:
+        """Whether there is room for another connection. It is dismissed in either case."""
+        self._listeners.add(listener)
+        return len(self._listeners) <= self._max_connections
+
+    def dismiss(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+        if self._empty is not None and not self._listeners and not self._empty.done():
+            self._empty.set_result(None)
+
+    # --- for exchanges
+
+    def pool(self, origin: Origin) -> Pool:
+        pool = self._pools.get(origin)
+        if pool is None:
+            pool = self._pools[origin] = Pool(origin, self.wheel)
+        return pool
+
+    def connect(self, exchange: Exchange, pool: Pool, limit: float) -> None:
+        """Make a connection and hand it to the exchange. limit in seconds."""
+        task = self.loop.create_task(self._connect(exchange, pool, limit))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, exchange: Exchange, pool: Pool, limit: float) -> None:
+        try:
+            connection = await pool.connect(limit)
+        except TimeoutError:
+            exchange.unreachable(f"no connection within {limit:g} s", timeout=True)
+        except OSError as error:  # ssl.SSLError and socket.gaierror are OSErrors
+            exchange.unreachable(str(error), timeout=False)
+        else:
+            exchange.connected(connection)
+
+    def notice(self, kind: str, text: str) -> None:
+        self._notices.say(kind, text)
+
+    def count_refused(self, code: str) -> None:
+        """Somebody unknown, or what was no request: no row, but a count and a line at a bounded rate."""
+        self.refused[code] = self.refused.get(code, 0) + 1
+        self._notices.say("refused", code)
+
+    def ready(self) -> bool:
+        return not self.draining
+
+    # --- life
+
+    async def serve(self, listening: socket.socket, life: int) -> None:
+        """Serve until told to stop (SIGTERM, SIGINT, or the end of the supervisor: EOF on `life`), then drain."""
+        loop = self.loop
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_reader(life, stop.set)
+        self.wheel.start(loop)
+        housekeeping = loop.create_task(self._housekeeping())
+        queue = listening.dup()
+        server = await loop.create_server(lambda: Listener(self), sock=listening, backlog=4096)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        await stop.wait()
+        loop.remove_reader(life)
+        self.draining = True
+        server.close()
+        await self._accept_queued(queue)
+        await self._drain()
+        housekeeping.cancel()
+        self.wheel.stop()
+        self.journal.close()
+
+    async def _housekeeping(self) -> None:
+        told = 0
+        while True:
+            await asyncio.sleep(1.0)
+            self.wall_offset = time.time() - time.perf_counter()
+            self.journal.tick()
+            if self.journal.lost > told:
+                self.notice("ledger", f"{self.journal.lost} lines could not be written: {self.journal.error}")
+                told = self.journal.lost
+
+    async def _accept_queued(self, queue: socket.socket) -> None:
+        """Connections that the kernel has accepted for us are answered, not reset."""
+        queue.setblocking(False)
+        with queue:
+            while True:
+                try:
+                    accepted, _ = queue.accept()
+                except OSError:
+                    return
+                await self.loop.connect_accepted_socket(lambda: Listener(self), accepted)
+
+    async def _drain(self) -> None:
+        """Let requests finish, within shutdown_timeout_ms."""
+        limit = self.snapshot.config.server.shutdown_timeout_ms / 1000
+        for listener in list(self._listeners):
+            listener.close_if_idle()
+        if self._listeners:
+            self._empty = self.loop.create_future()
+            try:
+                await asyncio.wait_for(self._empty, limit)
+            except TimeoutError:
+                for listener in list(self._listeners):
+                    listener.cut_short()
+                await asyncio.sleep(0)
+        for pool in self._pools.values():
+            pool.close_idle()
+        await asyncio.sleep(0)
+
+
+def run(snapshot: Snapshot, number: int, data_dir: Path, listening: socket.socket, life: int) -> None:
+    """The body of a worker process. life: the reading end of a pipe that the supervisor holds open."""
+    _keep_freed_memory()
+    ledger = snapshot.config.ledger
+    journal = Journal(
+        data_dir / "ledger", socket.gethostname()[:64], number, segment_seconds=float(ledger.segment_seconds)
+    )
+    loop = uvloop.new_event_loop()
+    try:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(Worker(snapshot, number, journal, loop).serve(listening, life))
+    finally:
+        loop.close()
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc not to hand freed memory back after each large read: with TLS it was re-faulted, page by page, at
+    each one (2 faults and 30 µs a request)."""
+    if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_TRIM_THRESHOLD, 256 << 20)
+            mallopt(_M_MMAP_THRESHOLD, 32 << 20)
