@@ -1,0 +1,205 @@
+"""How every command prints: data on stdout, notes on stderr; a table for eyes on a terminal, plain columns in a pipe.
+
+Names in a ledger come from clients. On their way to a terminal their control characters become visible escapes, so
+that no model name can move a cursor or set a title.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import TextIO
+
+from fluxen.errors import ConfigError, FluxenError
+
+SCHEMA_VERSION = 1
+"""Of every `--json` answer. It grows when a field changes its meaning or goes; fields may be added."""
+
+UNKNOWN = "–"
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_SMALLEST = Decimal("0.000001")
+
+Rows = Sequence[Sequence[object]]
+
+
+def emit(text: str) -> None:
+    """Write data. When whoever reads it has seen enough (`| head`), the command is done: that is no error."""
+    if not _write(sys.stdout, text):
+        raise SystemExit(0)
+
+
+def say(text: str) -> None:
+    """Write what is for people, on stdout; nobody reading it stops nothing."""
+    _write(sys.stdout, text)
+
+
+def note(text: str) -> None:
+    """Write what is not data, on stderr."""
+    _write(sys.stderr, f"{text}\n")
+
+
+def fail(error: FluxenError) -> None:
+    """`error: …`, the problems of a configuration line by line, `hint: …`. Never a traceback."""
+    lines = [f"error: {visible(error.message)}"]
+    if isinstance(error, ConfigError):
+        lines += [visible(problem) for problem in error.problems]
+    if error.hint:
+        lines.append(f"hint: {visible(error.hint)}")
+    note("\n".join(lines))
+
+
+def _write(stream: TextIO, text: str) -> bool:
+    """False when the other end is closed; the stream then leads nowhere, so that its closing at exit can't fail."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return False
+    return True
+
+
+def visible(text: str) -> str:
+    """Control characters and direction overrides as escapes."""
+    return _CONTROL.sub(lambda match: match.group().encode("unicode_escape").decode("ascii"), text)
+
+
+def emit_json(answer: Mapping[str, object]) -> None:
+    """One JSON object. Money is text (a double loses pico-dollars), times end in Z, what is unknown is null."""
+    emit(json.dumps({"schema_version": SCHEMA_VERSION, **answer}, default=_json, ensure_ascii=False, allow_nan=False))
+    emit("\n")
+
+
+def emit_csv(columns: Sequence[str], rows: Rows) -> None:
+    """RFC 4180 with a header; what is unknown is empty."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_csv(value) for value in row] for row in rows)
+    emit(buffer.getvalue())
+
+
+def emit_table(columns: Sequence[str], rows: Rows, totals: Sequence[object] | None = None) -> None:
+    """`totals`, if any, follow the rows, column by column."""
+    if sys.stdout.isatty():
+        _rich_table(columns, rows, totals)
+        return
+    body = [*rows, totals] if totals is not None else list(rows)
+    cells = [list(columns)] + [[_plain(value) for value in row] for row in body]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
+    right = [_numeric(row[index] for row in body) for index in range(len(columns))]
+    for row in cells:
+        padded = (
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, right, strict=True)
+        )
+        emit("  ".join(padded).rstrip() + "\n")
+
+
+def _rich_table(columns: Sequence[str], rows: Rows, totals: Sequence[object] | None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_footer=totals is not None, pad_edge=False)
+    for index, name in enumerate(columns):
+        number = _numeric(row[index] for row in [*rows, *([totals] if totals is not None else [])])
+        footer = Text(_grouped(totals[index])) if totals is not None else ""
+        table.add_column(
+            Text(visible(name)), footer=footer, justify="right" if number else "left", no_wrap=number, overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(Text(_grouped(value)) for value in row))
+    buffer = io.StringIO()
+    width = Console().width
+    colour = "NO_COLOR" not in os.environ
+    Console(file=buffer, width=width, force_terminal=colour, no_color=not colour).print(table)
+    emit(buffer.getvalue())
+
+
+def _numeric(values: Iterable[object]) -> bool:
+    """Whether a column holds numbers only (and something)."""
+    known = [value for value in values if value is not None and value != ""]
+    return bool(known) and all(isinstance(value, int | float | Decimal) and value is not True for value in known)
+
+
+def money(value: Decimal) -> str:
+    """Dollars for eyes: six decimals; less than half a millionth is not shown as nothing."""
+    if value and abs(value) < _SMALLEST / 2:
+        return f"<{_SMALLEST}" if value > 0 else f">-{_SMALLEST}"
+    return f"{value:.6f}"
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return UNKNOWN
+    if isinstance(value, Decimal):
+        return money(value)
+    return visible(_text(value))
+
+
+def _grouped(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, Decimal) and abs(value) >= 1000:
+        return f"{value:,.6f}"
+    return _plain(value)
+
+
+def _csv(value: object) -> str:
+    return "" if value is None else _text(value)
+
+
+def _text(value: object) -> str:
+    """A value in full, as text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, default=_json, ensure_ascii=False)
+    if isinstance(value, Decimal | datetime | date | bytes):
+        return str(_json(value))
+    return str(value)
+
+
+def _json(value: object) -> object:
+    """What JSON has no form for. A time without a zone is UTC: every time in the ledger is."""
+    if isinstance(value, Decimal):
+        return f"{value.normalize():f}" if value else "0"
+    if isinstance(value, datetime):
+        moment = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)
+
+
+def jsonable(value: object) -> object:
+    """NaN and the infinities have no JSON: they are null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return value
+
+
+def survive_any_encoding(*streams: TextIO) -> None:
+    """A terminal that can't show '–' gets a '?', not a traceback."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -1,0 +1,84 @@
+"""`fluxen validate`: the road `fluxen serve` takes, without the start."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fluxen.errors import ConfigError
+from fluxen_cli import output
+
+if TYPE_CHECKING:
+    from fluxen.config.load import Loaded
+
+_LINE = re.compile(
+    r"(?P<file>.+?):(?P<line>[0-9]+):(?P<column>[0-9]+): (?:(?P<where>\S+): )?(?P<message>.*)", re.DOTALL
+)
+
+
+def command(
+    file: Annotated[Path | None, typer.Argument(help="Default: the file `fluxen serve` would use.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema for editors instead.")] = False,
+) -> None:
+    """Check a configuration. Prints every problem with file:line:column; exit code 3 when there is one."""
+    from fluxen.config.load import load_config
+    from fluxen.config.model import Config
+    from fluxen.gateway.snapshot import build
+
+    if schema:
+        draft = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "fluxen.yaml"}
+        output.emit(json.dumps(Config.model_json_schema() | draft, indent=2) + "\n")
+        return
+    try:
+        loaded = load_config(file, os.environ)
+        snapshot = build(loaded, os.environ)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        problems = error.problems or (error.message,)
+        output.emit_json({"ok": False, "problems": [_split(line) for line in problems], "warnings": []})
+        raise typer.Exit(error.exit_code) from None
+    names = [upstream.name for upstream in snapshot.upstreams]
+    keys = loaded.config.api_keys
+    if as_json:
+        answer = {
+            "ok": True,
+            "file": str(loaded.path) if loaded.path else None,
+            "upstreams": names,
+            "static_keys": len(keys.static) if keys else 0,
+            "open_mode": loaded.config.open_mode,
+            "problems": [],
+            "warnings": [_split(line) for line in snapshot.warnings],
+        }
+        output.emit_json(answer)
+        return
+    for warning in snapshot.warnings:
+        output.note(f"warning: {output.visible(warning)}")
+    output.emit(f"ok: {_summary(loaded, names, len(snapshot.warnings))}\n")
+
+
+def _summary(loaded: Loaded, names: list[str], warnings: int) -> str:
+    keys = loaded.config.api_keys
+    said = [
+        str(loaded.path) if loaded.path else "no configuration file",
+        f"{len(names)} upstream{'s' if len(names) != 1 else ''} ({', '.join(names)})",
+        f"{len(keys.static)} static key{'s' if len(keys.static) != 1 else ''}" if keys else "open mode: no keys",
+    ]
+    if warnings:
+        said.append(f"{warnings} warning{'s' if warnings != 1 else ''}")
+    return ", ".join(said)
+
+
+def _split(line: str) -> dict[str, object]:
+    """A problem's line as fields; what has no place in a file is only a message."""
+    match = _LINE.fullmatch(line)
+    if match is None:
+        return {"message": line}
+    place = {"line": int(match["line"]), "column": int(match["column"])}
+    return {"file": match["file"], **place, "where": match["where"], "message": match["message"]}
