@@ -12,6 +12,7 @@ import typer
 from fluxen import __version__
 from fluxen.config.paths import ledger_folder
 from fluxen_cli import output
+from fluxen_cli.places import ConfigFile
 
 if TYPE_CHECKING:
     from fluxen.config.load import Loaded
@@ -34,10 +35,7 @@ class Line:
 
 
 def command(
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="Configuration file; default: FLUXEN_CONFIG, ./fluxen.yaml, XDG, /etc."),
-    ] = None,
+    config: ConfigFile = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port instead of the configuration's; 0: any free one.")
     ] = None,
