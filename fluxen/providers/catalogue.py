@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -27,6 +28,7 @@ class Provider:
     env: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    price_list: str | None = None
     _names: re.Pattern[str] = field(default=re.compile(r"(?!)"), repr=False, compare=False)
 
     def recognises(self, model: str) -> bool:
@@ -61,7 +63,30 @@ def provider_for_model(model: str, catalogue: Mapping[str, Provider]) -> str | N
     return names.pop() if len(names) == 1 else None
 
 
+def provider_of_upstream(name: str, target_url: str | None, catalogue: Mapping[str, Provider]) -> Provider | None:
+    """Whose prices and credentials an upstream has: the provider of its name, else the one at its address, else nobody.
+
+    The name comes first because a known provider may be reached through a proxy of one's own. A host that isn't known
+    under either is somebody's own server: the models it serves have no list price, whatever they are called.
+    """
+    if name in catalogue:
+        return catalogue[name]
+    if target_url is None:
+        return None
+    target = urlsplit(target_url)
+    for provider in catalogue.values():
+        home = urlsplit(provider.base_url)
+        if target.hostname == home.hostname and provider.price_list is not None and _within(target.path, home.path):
+            return provider
+    return None
+
+
+def _within(path: str, base: str) -> bool:
+    return (path.rstrip("/") + "/").startswith(base.rstrip("/") + "/")
+
+
 def _provider(name: str, row: dict[str, Any]) -> Provider:
+    row.setdefault("price_list", name)
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
     names = "|".join(fnmatch.translate(glob) for glob in fields.get("models", ())) or r"(?!)"
     return Provider(name=name, **fields, _names=re.compile(names))

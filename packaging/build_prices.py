@@ -1,0 +1,188 @@
+"""Build the shipped price book, fluxen/analyzer/prices.json, from the genai-prices package of the environment.
+
+    python packaging/build_prices.py            write the file
+    python packaging/build_prices.py --check    exit 1 if the file is not what would be written
+
+The package is a build-time dependency (pinned by tests/requirements.lock); at run time only the file is read. The
+output depends on nothing but the package's version: building twice gives the same bytes.
+
+Prices become whole pico-dollars per token: $1 per million tokens is 10^6 pico-dollars per token. A price that is no
+whole number of them is a decimal fraction that went through floating point at its source (0.18000000000000002) or a
+repeating one (1/12). It is rounded to the nearest, only if that moves it by less than one part in 10^5, and named in
+the file under `rounded`; anything else stops the build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from genai_prices import data_snapshot, types
+
+TARGET = Path(__file__).resolve().parent.parent / "fluxen" / "analyzer" / "prices.json"
+
+# Unit of the source: class of ours.
+TOKENS = {
+    "input_mtok": "input",
+    "output_mtok": "output",
+    "cache_read_mtok": "cache_read",
+    "cache_write_mtok": "cache_write",
+    "cache_write_1h_mtok": "cache_write_1h",
+    "output_reasoning_mtok": "reasoning",
+    "input_audio_mtok": "input_audio",
+    "input_image_mtok": "input_image",
+    "input_video_mtok": "input_video",
+    "cache_audio_read_mtok": "cache_read_audio",
+    "cache_image_read_mtok": "cache_read_image",
+    "output_audio_mtok": "output_audio",
+    "output_image_mtok": "output_image",
+    "output_video_mtok": "output_video",
+}
+# Fees per call, kept apart from tokens.
+FEES = {
+    "requests_kcount": "request",
+    "web_searches_kcount": "web_search",
+    "storage_searches_kcount": "storage_search",
+}
+# Not by token or call, or a token class no usage object reports: a model that has only these has no price here.
+LEFT_OUT = {
+    "audio_hours",
+    "input_audio_hours",
+    "input_mchars",
+    "input_text_messages_kcount",
+    "input_document_kpages",
+    "input_annotated_document_kpages",
+    "output_citation_mtok",
+}
+
+
+class Book:
+    def __init__(self) -> None:
+        self.rounded: list[list[str]] = []
+
+    def build(self) -> dict[str, Any]:
+        return {p.id: self.provider(p) for p in sorted(data_snapshot.get_snapshot().providers, key=lambda p: p.id)}
+
+    def provider(self, provider: types.Provider) -> dict[str, Any]:
+        models = [[m.id, match(m.match), list(self.prices(provider.id, m))] for m in provider.models]
+        return {"fallback": provider.fallback_model_providers or [], "models": models}
+
+    def prices(self, provider: str, model: types.ModelInfo) -> Iterator[list[Any]]:
+        """[when, token prices, fees], in the source's order: the last one that applies counts, else the first."""
+        conditional = model.prices
+        if isinstance(conditional, types.ModelPrice):
+            conditional = [types.ConditionalPrice(prices=conditional)]
+        for c in conditional:
+            tokens: dict[str, Any] = {}
+            fees: dict[str, int] = {}
+            for key, value in sorted(c.prices.__dict__.items()):
+                if value is None or key in LEFT_OUT:
+                    continue
+                if key in FEES:
+                    fees[FEES[key]] = self.whole(value * 10**9, provider, model.id, key, value)
+                elif isinstance(value, types.TieredPrices):
+                    tokens[TOKENS[key]] = [
+                        self.per_token(value.base, provider, model.id, key),
+                        *([t.start, self.per_token(t.price, provider, model.id, key)] for t in value.tiers),
+                    ]
+                else:
+                    tokens[TOKENS[key]] = self.per_token(value, provider, model.id, key)
+            if not c.prices.__dict__ and provider == "openrouter" and model.id.endswith(":free"):
+                tokens = {"input": 0, "output": 0}  # no price in the source; free by its name and OpenRouter's word
+            yield [when(c.constraint), tokens, fees] if fees else [when(c.constraint), tokens]
+
+    def per_token(self, dollars_per_million: Decimal, *where: str) -> int:
+        return self.whole(dollars_per_million * 10**6, *where, dollars_per_million)
+
+    def whole(self, pico: Decimal, provider: str, model: str, key: str, source: Decimal) -> int:
+        rounded = int(pico.to_integral_value())
+        if rounded != pico:
+            if abs(rounded - pico) > pico / 10**5:
+                raise SystemExit(f"{provider} {model} {key}: {source} is no whole number of pico-dollars")
+            entry = [provider, model, key, str(source)]
+            if entry not in self.rounded:
+                self.rounded.append(entry)
+        return rounded
+
+
+def match(clause: Any) -> Any:
+    """A text means equality; ["^", …] starts with, ["$", …] ends, ["~", …] contains, ["r", …] regex, | or, & and."""
+    if isinstance(clause, types.ClauseEquals):
+        return clause.equals.lower()
+    if isinstance(clause, types.ClauseStartsWith):
+        return ["^", clause.starts_with.lower()]
+    if isinstance(clause, types.ClauseEndsWith):
+        return ["$", clause.ends_with.lower()]
+    if isinstance(clause, types.ClauseContains):
+        return ["~", clause.contains.lower()]
+    if isinstance(clause, types.ClauseRegex):
+        return ["r", clause.regex]
+    if isinstance(clause, types.ClauseOr):
+        return ["|", *map(match, clause.or_)]
+    if isinstance(clause, types.ClauseAnd):
+        return ["&", *map(match, clause.and_)]
+    raise SystemExit(f"unknown clause {clause!r}")
+
+
+def when(constraint: Any) -> Any:
+    """null: always; a date: from then on, UTC; [from, to]: daily between these times, UTC."""
+    if constraint is None:
+        return None
+    if isinstance(constraint, types.StartDateConstraint):
+        return constraint.start_date.isoformat()
+    if isinstance(constraint, types.TimeOfDateConstraint):
+        times = (constraint.start_time, constraint.end_time)
+        if any(t.second or t.microsecond or t.utcoffset() not in (None, timedelta(0)) for t in times):
+            raise SystemExit(f"{constraint!r} is not in whole minutes of UTC")
+        return [t.strftime("%H:%M") for t in times]
+    raise SystemExit(f"unknown constraint {constraint!r}")
+
+
+def shipped() -> bytes:
+    """The file's bytes: one line per model, so that a new version is a readable diff."""
+    book = Book()
+    providers = book.build()
+    lines = ",\n".join(
+        f"{dump(name)}:{{{dump('fallback')}:{dump(p['fallback'])},{dump('models')}:[\n"
+        + ",\n".join(dump(model) for model in p["models"])
+        + "\n]}"
+        for name, p in providers.items()
+    )
+    version = metadata.version("genai-prices")
+    digest = hashlib.sha256(lines.encode()).hexdigest()[:8]
+    head = {
+        "format": 1,
+        "version": f"genai-prices-{version}+{digest}",
+        "source": f"genai-prices {version}, https://github.com/pydantic/genai-prices",
+        "licence": "MIT, Copyright (c) Pydantic Services Inc. 2025 to present; text in docs/usage-and-prices.md",
+        "unit": "whole pico-dollars (USD 1e-12) per token; fees per call",
+        "rounded": book.rounded,
+    }
+    return f'{dump(head)[:-1]},\n"providers":{{\n{lines}\n}}}}\n'.encode()
+
+
+def dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--check", action="store_true", help="write nothing, compare")
+    new = shipped()
+    if arguments.parse_args().check:
+        return 0 if TARGET.read_bytes() == new else 1
+    TARGET.write_bytes(new)
+    print(f"{TARGET}: {len(new)} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
