@@ -13,7 +13,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import TextIO
@@ -90,10 +90,13 @@ def emit_csv(columns: Sequence[str], rows: Rows) -> None:
     emit(buffer.getvalue())
 
 
-def emit_table(columns: Sequence[str], rows: Rows, totals: Sequence[object] | None = None) -> None:
-    """`totals`, if any, follow the rows, column by column."""
+def emit_table(
+    columns: Sequence[str], rows: Rows, totals: Sequence[object] | None = None, *, exact: bool = False
+) -> None:
+    """`totals`, if any, follow the rows, column by column. A pipe gets every number in full; a terminal gets digits
+    in groups and dollars with six decimals, unless `exact`."""
     if sys.stdout.isatty():
-        _rich_table(columns, rows, totals)
+        _rich_table(columns, rows, totals, _plain if exact else _grouped)
         return
     body = [*rows, totals] if totals is not None else list(rows)
     cells = [list(columns)] + [[_plain(value) for value in row] for row in body]
@@ -107,7 +110,9 @@ def emit_table(columns: Sequence[str], rows: Rows, totals: Sequence[object] | No
         emit("  ".join(padded).rstrip() + "\n")
 
 
-def _rich_table(columns: Sequence[str], rows: Rows, totals: Sequence[object] | None) -> None:
+def _rich_table(
+    columns: Sequence[str], rows: Rows, totals: Sequence[object] | None, show: Callable[[object], str]
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -116,12 +121,12 @@ def _rich_table(columns: Sequence[str], rows: Rows, totals: Sequence[object] | N
     table = Table(box=box.SIMPLE_HEAD, show_footer=totals is not None, pad_edge=False)
     for index, name in enumerate(columns):
         number = _numeric(row[index] for row in [*rows, *([totals] if totals is not None else [])])
-        footer = Text(_grouped(totals[index])) if totals is not None else ""
+        footer = Text(show(totals[index])) if totals is not None else ""
         table.add_column(
             Text(visible(name)), footer=footer, justify="right" if number else "left", no_wrap=number, overflow="fold"
         )
     for row in rows:
-        table.add_row(*(Text(_grouped(value)) for value in row))
+        table.add_row(*(Text(show(value)) for value in row))
     buffer = io.StringIO()
     width = Console().width
     colour = "NO_COLOR" not in os.environ
@@ -139,22 +144,20 @@ def money(value: Decimal) -> str:
     """Dollars for eyes: six decimals; less than half a millionth is not shown as nothing."""
     if value and abs(value) < _SMALLEST / 2:
         return f"<{_SMALLEST}" if value > 0 else f">-{_SMALLEST}"
-    return f"{value:.6f}"
+    return f"{value:,.6f}"
 
 
 def _plain(value: object) -> str:
     if value is None:
         return UNKNOWN
-    if isinstance(value, Decimal):
-        return money(value)
     return visible(_text(value))
 
 
 def _grouped(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    if isinstance(value, Decimal) and abs(value) >= 1000:
-        return f"{value:,.6f}"
+    if isinstance(value, Decimal):
+        return money(value)
     return _plain(value)
 
 

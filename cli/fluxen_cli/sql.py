@@ -47,6 +47,6 @@ def command(
     elif as_csv:
         output.emit_csv(found.columns, found.rows)
     else:
-        output.emit_table(found.columns, found.rows)
+        output.emit_table(found.columns, found.rows, exact=True)
     if found.truncated:
         output.note(f"only the first {rows} rows; --limit 0 shows all")
