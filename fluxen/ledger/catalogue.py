@@ -33,7 +33,9 @@ def build(folder: Path, manifest: Manifest, checkpoint: Callable[[str], None] = 
         (str(folder / DATA / file.name), file.schema) for file in sorted(manifest.files, key=lambda file: file.min)
     ]
     with connect(threads=1) as connection:
-        connection.execute(f"ATTACH {literal(str(aside))} AS catalogue (STORAGE_VERSION {literal(STORAGE_VERSION)})")
+        connection.execute(
+            f"ATTACH {literal(str(aside))} AS catalogue (STORAGE_VERSION {literal(STORAGE_VERSION)}, BLOCK_SIZE 16384)"
+        )
         connection.execute(f"CREATE VIEW catalogue.requests AS {from_parquet(files) if files else empty()}")
         connection.execute(
             "CREATE VIEW catalogue.ledger_commit AS SELECT "

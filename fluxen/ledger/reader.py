@@ -150,9 +150,8 @@ def _table(
 
 
 def _lock_up(connection: Connection, paths: list[str]) -> None:
-    allowed = [
-        name for path in paths for name in (literal(path), parquet_path(path))
-    ]  # checked before and after globbing
+    # Checked as they are written in the view and, when brackets had to be escaped there, as they are.
+    allowed = [name for path in paths for name in (literal(path), parquet_path(path))]
     connection.execute(f"SET allowed_paths = [{', '.join(allowed)}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
