@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
-
-from shared import ROOT
+from shared import ROOT, Fluxen
 
 # The same examples every time: a test that fails in CI fails here. Another seed by hand: --hypothesis-seed=N.
 settings.register_profile("fluxen", derandomize=True, deadline=None)
 settings.load_profile("fluxen")
-
-Fluxen = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture

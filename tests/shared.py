@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+Fluxen = Callable[..., "subprocess.CompletedProcess[str]"]
+"""The fixture `fluxen`: run the command with these arguments to its end."""
 
 ROOT = Path(__file__).resolve().parent.parent
 

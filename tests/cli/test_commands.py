@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Fluxen
+from shared import Fluxen
 
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.record import Begin, End, new_id

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Fluxen
+from shared import Fluxen
 
 from fluxen import __version__
 

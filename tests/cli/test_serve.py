@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Fluxen
+from shared import Fluxen
 
 from fluxen_cli.serve import Line, welcome
 
