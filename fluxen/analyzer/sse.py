@@ -2,16 +2,41 @@
 
 A line ends with \\n, \\r\\n or \\r and nothing else: `str.splitlines` would also break at U+2028, which JSON may hold.
 A blank line ends an event. Its data is its `data:` lines joined by \\n; other fields and comments don't concern us.
+
+Events are cut out one by one, from either end, because a reader usually needs the last few and the first one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 
-def blocks(stream: bytes) -> list[bytes]:
-    """The stream's events, undecoded, in order; the last one may lack its end, the first one its beginning."""
-    if b"\r" in stream:  # literal carriage returns can't stand inside JSON strings: this changes no data
-        stream = stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return stream.split(b"\n\n")
+
+def normalised(stream: bytes) -> bytes:
+    """The stream with \\n as its only line end. JSON strings can't hold a literal \\r, so this changes no data."""
+    if b"\r" in stream:
+        return stream.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return stream
+
+
+def forwards(stream: bytes) -> Iterator[bytes]:
+    """A normalised stream's events from its beginning, undecoded; the last one may lack its end."""
+    start, end = 0, stream.find(b"\n\n")
+    while end >= 0:
+        yield stream[start:end]
+        start = end + 2
+        end = stream.find(b"\n\n", start)
+    yield stream[start:]
+
+
+def backwards(stream: bytes) -> Iterator[bytes]:
+    """The same from its end; the last one yielded, the stream's first, may lack its beginning."""
+    end = len(stream)
+    start = stream.rfind(b"\n\n")
+    while start >= 0:
+        yield stream[start + 2 : end]
+        end = start
+        start = stream.rfind(b"\n\n", 0, end)
+    yield stream[:end]
 
 
 def data(block: bytes) -> bytes:

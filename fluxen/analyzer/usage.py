@@ -12,13 +12,14 @@ Nothing here raises, whatever the bytes, and the work is bounded by the size of 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 import msgspec
 
 from fluxen.analyzer import fragment, sse
-from fluxen.providers.answer import Leg, Modalities, Part, Usage
+from fluxen.providers.answer import Billing, Leg, Modalities, Part, Usage
 from fluxen.providers.dialect import Dialect, dialects
 from fluxen.providers.openai import GEMINI_CHAT, GEMINI_EMBEDDINGS
 
@@ -29,12 +30,13 @@ TAIL: Final = 16384  # bytes kept of its end
 RAW_LIMIT: Final = 4096  # bytes of the provider's usage object that a row keeps
 
 _LOOK_BACK: Final = 12  # events looked at from the end; beyond, only those that mention usage
-_MENTIONS: Final = 24  # of these
+_MENTIONS: Final = 8  # of these
 _LOOK_AHEAD: Final = 8  # events looked at from the start
 
 _BLANK: Final = b"\xef\xbb\xbf \t\r\n"
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError)
 _ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_ANTHROPIC_DOORS: Final = ("/v1/messages", "/v1/messages/count_tokens")
 _OPENAI_DOORS: Final = ("/v1/chat/completions", "/v1/responses", "/v1/embeddings", GEMINI_CHAT, GEMINI_EMBEDDINGS)
 
 Source = Literal["reported", "partial", "unknown", "none"]
@@ -61,8 +63,7 @@ class Reading(msgspec.Struct, gc=False):
 
 def read_answer(dialect: str, endpoint: str, status: int, body: bytes) -> Reading:
     """A whole unstreamed body, content coding removed."""
-    spoken = _spoken(dialect, endpoint)
-    billing = spoken.billing(endpoint)
+    spoken, billing = _spoken(dialect, endpoint)
     if billing == "free" or not 200 <= status < 300:
         return Reading()
     return _reading(spoken, endpoint, spoken.part(body) or Part(), final=True)
@@ -70,12 +71,12 @@ def read_answer(dialect: str, endpoint: str, status: int, body: bytes) -> Readin
 
 def read_clipped(dialect: str, endpoint: str, status: int, head: bytes, tail: bytes) -> Reading:
     """An unstreamed body that was too large to hold, from its first and last bytes."""
-    spoken = _spoken(dialect, endpoint)
-    if spoken.billing(endpoint) == "free" or not 200 <= status < 300:
+    spoken, billing = _spoken(dialect, endpoint)
+    if billing == "free" or not 200 <= status < 300:
         return Reading()
     part = fragment.read_end(spoken, tail.strip())
     if not part.full:
-        part.complete_from(fragment.read_start(spoken, head))
+        part.complete_from(fragment.read_start(spoken, head, spoken.landmarks))
     return _reading(spoken, endpoint, part, final=True)
 
 
@@ -84,8 +85,8 @@ def read_stream(dialect: str, endpoint: str, status: int, head: bytes, tail: byt
 
     `complete` is False when the upstream broke or the client left before the end.
     """
-    spoken = _spoken(dialect, endpoint)
-    if spoken.billing(endpoint) == "free" or not 200 <= status < 300:
+    spoken, billing = _spoken(dialect, endpoint)
+    if billing == "free" or not 200 <= status < 300:
         return Reading()
     gap = len(tail) >= TAIL
     start = head[:64].lstrip(_BLANK)[:1]
@@ -93,38 +94,34 @@ def read_stream(dialect: str, endpoint: str, status: int, head: bytes, tail: byt
         return _reading(spoken, endpoint, spoken.part((head + tail).lstrip(_BLANK)) or Part(), final=True)
     if start == b"{":
         return read_clipped(dialect, endpoint, status, head, tail)
-    if start == b"[":  # Gemini's stream without alt=sse
-        first, last = ([head], [tail]) if gap else (_elements(head + tail, complete), [])
-        cut = tail.rstrip().removesuffix(b"]") if gap else b""
-    elif gap:
-        first, last = sse.blocks(head), sse.blocks(tail)
-        cut = sse.data(b"data:" + last[0])
+    if start == b"[" and not gap:  # Gemini's stream without alt=sse
+        part = _last(spoken, reversed(_elements(head + tail, complete)), False)
+    elif start == b"[":
+        part = fragment.read_end(spoken, tail.rstrip().removesuffix(b"]").rstrip())
     else:
-        first, last, cut = sse.blocks(head + tail if tail else head), [], b""
-
-    part = _last(spoken, last[1:] if gap else first)
-    if cut and not part.full:
-        part.complete_from(fragment.read_end(spoken, cut.strip()))
-    opening = None
-    if part.model is None:  # Anthropic says it at the start only, together with the input's count
-        began = _first(spoken, first, gap)
-        opening, part.model = began.usage if began.opening else None, began.model
-    return _reading(spoken, endpoint, part, final=complete or part.finish is not None, opening=opening)
+        first = sse.normalised(head if gap or not tail else head + tail)
+        part = _last(spoken, sse.backwards(sse.normalised(tail) if gap else first), gap)
+        if part.model is None:  # Anthropic says it at the start only, together with the input's count
+            began = _first(spoken, first, gap)
+            part.model = began.model
+            if began.opening:
+                return _reading(spoken, endpoint, part, complete or part.finish is not None, began.usage)
+    return _reading(spoken, endpoint, part, final=complete or part.finish is not None)
 
 
-def _spoken(dialect: str, endpoint: str) -> Dialect:
+@functools.lru_cache(maxsize=1024)  # endpoints are templates: there are fewer
+def _spoken(dialect: str, endpoint: str) -> tuple[Dialect, Billing]:
     """The protocol of an answer. Many servers speak a second one at that protocol's own address."""
-    return _by_endpoint().get(endpoint) or dialects()[dialect]
-
-
-@functools.cache
-def _by_endpoint() -> dict[str, Dialect]:
-    known = dialects()
-    guests = {"openai": _OPENAI_DOORS, "anthropic": ("/v1/messages", "/v1/messages/count_tokens")}
-    return {endpoint: known[name] for name, endpoints in guests.items() for endpoint in endpoints}
+    if endpoint in _OPENAI_DOORS:
+        dialect = "openai"
+    elif endpoint in _ANTHROPIC_DOORS:
+        dialect = "anthropic"
+    spoken = dialects()[dialect]
+    return spoken, spoken.billing(endpoint)
 
 
 def _reading(spoken: Dialect, endpoint: str, part: Part, final: bool, opening: bytes | None = None) -> Reading:
+    """`final`: whether the usage is the last word, not a count on the way; `opening`: one from before the answer."""
     usage = part.usage
     if usage is None:
         usage, final = opening, False
@@ -145,44 +142,55 @@ def _reading(spoken: Dialect, endpoint: str, part: Part, final: bool, opening: b
 # ------------------------------------------------------------------------------------------ streams
 
 
-def _last(spoken: Dialect, blocks: list[bytes]) -> Part:
-    """What the end of a stream says, later events before earlier ones."""
+def _last(spoken: Dialect, blocks: Iterator[bytes], gap: bool) -> Part:
+    """What the end of a stream says, later events before earlier ones. With a gap the last block is a fragment."""
     found = Part()
     looked = mentions = 0
-    for data in _backwards(blocks):
+    block = next(blocks, None)
+    while block is not None:
+        following = next(blocks, None)
         looked += 1
         if looked > _LOOK_BACK:
             if found.usage is not None or mentions == _MENTIONS:
                 break
-            if b'"usage' not in data:
+            if b'"usage' not in block:
+                block = following
                 continue
             mentions += 1
-        part = spoken.part(data)
-        if part is None or part.opening:
-            continue
-        found.complete_from(part)
+        if gap and following is None:  # its first line is the rest of one
+            found.complete_from(fragment.read_end(spoken, sse.data(b"data:" + block).strip()))
+            break
+        for data in _data(block):
+            part = spoken.part(data)
+            if part is not None and not part.opening:
+                found.complete_from(part)
         if found.usage is not None and found.finish is not None:
             break
+        block = following
     return found
 
 
-def _backwards(blocks: list[bytes]) -> Iterator[bytes]:
-    for block in reversed(blocks):
-        data = sse.data(block)
-        if len(data) < 3 or data.strip() == b"[DONE]":
-            continue
-        yield data
-        if b"\n" in data:  # servers that leave out the blank line between events
-            yield from reversed(data.split(b"\n"))
+def _data(block: bytes) -> list[bytes]:
+    data = sse.data(block)
+    if len(data) < 8:  # nothing, or [DONE]
+        return []
+    if b"\n" in data:  # JSON over several lines, or a server that leaves out the blank line between events
+        return [data, *reversed(data.split(b"\n"))]
+    return [data]
 
 
-def _first(spoken: Dialect, blocks: list[bytes], gap: bool) -> Part:
+def _first(spoken: Dialect, stream: bytes, gap: bool) -> Part:
     """The first event that names a model. With a gap the last block may be cut off."""
-    for i, block in enumerate(blocks[:_LOOK_AHEAD]):
+    last = stream.rfind(b"\n\n") if gap else -1
+    at = 0
+    for block in itertools.islice(sse.forwards(stream), _LOOK_AHEAD):
+        cut = gap and at > last
+        at += len(block) + 2
         data = sse.data(block)
-        part = spoken.part(data) if data else None
-        if part is None and gap and i == len(blocks) - 1:
-            part = fragment.read_start(spoken, (data or block).lstrip(b" ["))
+        if cut:
+            part: Part | None = fragment.read_start(spoken, data.lstrip(), spoken.landmarks[-1:])
+        else:
+            part = spoken.part(data) if data else None
         if part is not None and part.model is not None:
             return part
     return Part()

@@ -107,7 +107,7 @@ def total(usages: Iterable[Usage]) -> Usage:
 
 def with_modalities(usage: Usage, modalities: Modalities) -> Usage:
     """The usage with its non-text parts, or as it is where there are none."""
-    if modalities == _NO_MODALITIES:
+    if not any(msgspec.structs.astuple(modalities)):
         return usage
     return msgspec.structs.replace(
         usage,
@@ -117,11 +117,8 @@ def with_modalities(usage: Usage, modalities: Modalities) -> Usage:
     )
 
 
-_NO_MODALITIES: Final = Modalities()
-
-
 def bounded(text: str | None) -> str | None:
-    """A name a provider sent, bounded; None for an empty one."""
+    """A name a provider sent, at most NAME_LIMIT bytes of it; None for an empty one."""
     if not text:
         return None
     if len(text) * 4 <= NAME_LIMIT:
@@ -129,28 +126,28 @@ def bounded(text: str | None) -> str | None:
     return text.encode("utf-8", "replace")[:NAME_LIMIT].decode("utf-8", "ignore")
 
 
-def is_object(raw: msgspec.Raw) -> bool:
-    """Whether a raw JSON value is an object that says something (not null, not absent)."""
-    return len(raw) > 2 and memoryview(raw)[0] == 0x7B
+def json_object(raw: msgspec.Raw) -> bytes | None:
+    """A raw JSON value as bytes if it is an object that says something: not null, not absent, not {}."""
+    value = bytes(raw)
+    return value if value[:1] == b"{" and len(value) > 2 else None
 
 
 # ------------------------------------------------------------------------------------------ decoding
 
 Shape = TypeVar("Shape", bound=msgspec.Struct)
-_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+# What a decoder raises on bytes it can't read as its type.
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def decode(decoder: msgspec.json.Decoder[Shape], data: bytes) -> tuple[Shape | None, bool]:
-    """(value, damaged). Bytes that are no JSON object give (None, True); a field of a wrong type is left out."""
-    try:
-        return decoder.decode(data), False
-    except msgspec.ValidationError:
-        pass  # JSON, but not of this shape: field by field
-    except _UNREADABLE:
-        return None, True
+def recovered(decoder: msgspec.json.Decoder[Shape], data: bytes) -> tuple[Shape | None, bool]:
+    """(value, damaged): what can be had where `decoder` failed, field by field. Not a JSON object: (None, True).
+
+    Damaged means that a field had to be left out because its value can't be one. Counts written as 12.0 can.
+    """
     try:
         loose = msgspec.json.decode(data)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None, True
     return _salvage(decoder.type, loose) if isinstance(loose, dict) else (None, True)
 

@@ -6,7 +6,19 @@ from typing import Final
 
 import msgspec
 
-from fluxen.providers.answer import Billing, Count, Leg, Part, Tally, Usage, bounded, decode, is_object, total
+from fluxen.providers.answer import (
+    UNREADABLE,
+    Billing,
+    Count,
+    Leg,
+    Part,
+    Tally,
+    Usage,
+    bounded,
+    json_object,
+    recovered,
+    total,
+)
 from fluxen.providers.paths import Templates
 
 _TEMPLATES: Final = (
@@ -122,14 +134,16 @@ class Anthropic:
         return _BILLING.get(endpoint, "free")
 
     def part(self, data: bytes) -> Part | None:
-        found, _ = decode(_OBJECT, data)
+        try:
+            found: _Object | None = _OBJECT.decode(data)
+        except UNREADABLE:
+            found, _ = recovered(_OBJECT, data)
         if found is None:
             return None
         if found.message is not None:
-            usage = found.message.usage
-            return Part(bounded(found.message.model), None, bytes(usage) if is_object(usage) else None, opening=True)
+            return Part(bounded(found.message.model), None, json_object(found.message.usage), opening=True)
         finish = found.stop_reason or (found.delta.stop_reason if found.delta is not None else None)
-        return Part(bounded(found.model), bounded(finish), bytes(found.usage) if is_object(found.usage) else None)
+        return Part(bounded(found.model), bounded(finish), json_object(found.usage))
 
     def tally(self, endpoint: str, usage: bytes) -> Tally | None:  # noqa: ARG002 - one rule for all
         """`input_tokens` leaves out what came from the cache and what went into it.
@@ -137,12 +151,16 @@ class Anthropic:
         Neither does the top level include the legs that context compaction and advisor models ran: they are billed
         on top, an advisor at its own model's price.
         """
-        u, damaged = decode(_USAGE, usage)
+        damaged = False
+        try:
+            u: _Usage | None = _USAGE.decode(usage)
+        except UNREADABLE:
+            u, damaged = recovered(_USAGE, usage)
         if u is None:
             return None
         whole = not damaged and u.input_tokens is not None and u.output_tokens is not None
         main = _classes(u)
-        extra = [i for i in u.iterations or () if i.type not in (None, "message")]
+        extra = [i for i in u.iterations if i.type not in (None, "message")] if u.iterations else None
         if not extra:
             return Tally(main, whole)
         legs = (Leg(None, main), *(Leg(bounded(i.model), _classes(i)) for i in extra))

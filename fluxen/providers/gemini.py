@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import msgspec
 
 from fluxen.providers.answer import (
+    UNREADABLE,
     Billing,
     Count,
     Modalities,
@@ -15,8 +16,8 @@ from fluxen.providers.answer import (
     Tally,
     Usage,
     bounded,
-    decode,
-    is_object,
+    json_object,
+    recovered,
     with_modalities,
 )
 from fluxen.providers.paths import Templates
@@ -189,24 +190,31 @@ class Gemini:
         return "other" if endpoint.endswith("/{other}") else "free"
 
     def part(self, data: bytes) -> Part | None:
-        found, _ = decode(_OBJECT, data)
+        try:
+            found: _Object | None = _OBJECT.decode(data)
+        except UNREADABLE:
+            found, _ = recovered(_OBJECT, data)
         if found is None:
             return None
-        if is_object(found.usage_metadata) or found.candidates is not None or found.model_version is not None:
+        usage = json_object(found.usage_metadata)
+        if usage is not None or found.candidates is not None or found.model_version is not None:
             finish: str | None = None
             for candidate in found.candidates or ():
                 finish = str(candidate.finish_reason) if candidate.finish_reason else finish
-            usage = found.usage_metadata
-            return Part(bounded(found.model_version), bounded(finish), bytes(usage) if is_object(usage) else None)
+            return Part(bounded(found.model_version), bounded(finish), usage)
         inner = found.interaction if found.interaction is not None else found
         finish = None if inner.status == "in_progress" else inner.status
-        return Part(bounded(inner.model), bounded(finish), bytes(inner.usage) if is_object(inner.usage) else None)
+        return Part(bounded(inner.model), bounded(finish), json_object(inner.usage))
 
     def tally(self, endpoint: str, usage: bytes) -> Tally | None:
         """The prompt count includes cached tokens but no tool-use prompts; thoughts come on top of candidates."""
         if endpoint.endswith("/interactions"):
             return _interaction(usage)
-        u, damaged = decode(_USAGE, usage)
+        damaged = False
+        try:
+            u: _Usage | None = _USAGE.decode(usage)
+        except UNREADABLE:
+            u, damaged = recovered(_USAGE, usage)
         if u is None:
             return None
         whole = not damaged and u.prompt_token_count is not None  # a blocked answer has no candidates: a true zero
@@ -237,7 +245,11 @@ def _by_kind(details: list[_Modality] | None) -> tuple[int, int, int]:
 
 
 def _interaction(usage: bytes) -> Tally | None:
-    u, damaged = decode(_INTERACTION_USAGE, usage)
+    damaged = False
+    try:
+        u: _InteractionUsage | None = _INTERACTION_USAGE.decode(usage)
+    except UNREADABLE:
+        u, damaged = recovered(_INTERACTION_USAGE, usage)
     if u is None:
         return None
     read, thoughts = u.total_cached_tokens or 0, u.total_thought_tokens or 0

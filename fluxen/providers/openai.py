@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from fluxen.providers.answer import (
+    UNREADABLE,
     Billing,
     Count,
     Modalities,
@@ -15,8 +16,8 @@ from fluxen.providers.answer import (
     Tally,
     Usage,
     bounded,
-    decode,
-    is_object,
+    json_object,
+    recovered,
     with_modalities,
 )
 from fluxen.providers.paths import Templates
@@ -211,23 +212,30 @@ class OpenAI:
         return "tokens" if endpoint in _TOKENS else "other" if endpoint in _OTHER else "free"
 
     def part(self, data: bytes) -> Part | None:
-        found, _ = decode(_OBJECT, data)
+        try:
+            found: _Object | None = _OBJECT.decode(data)
+        except UNREADABLE:
+            found, _ = recovered(_OBJECT, data)
         if found is None:
             return None
-        status, model, usage = found.status, found.model, found.usage
+        status, model, raw = found.status, found.model, found.usage
         if found.response is not None:
-            status, model, usage = found.response.status, found.response.model, found.response.usage
-        elif found.x_groq is not None and not is_object(usage):
-            usage = found.x_groq.usage
+            status, model, raw = found.response.status, found.response.model, found.response.usage
+        usage = json_object(raw)
+        if usage is None and found.x_groq is not None:
+            usage = json_object(found.x_groq.usage)
         finish = None if status in _RUNNING else status
-        if found.choices:
-            for choice in found.choices:
-                finish = choice.finish_reason or finish
-        return Part(bounded(model), bounded(finish), bytes(usage) if is_object(usage) else None)
+        for choice in found.choices or ():
+            finish = choice.finish_reason or finish
+        return Part(bounded(model), bounded(finish), usage)
 
     def tally(self, endpoint: str, usage: bytes) -> Tally | None:
         """The input total includes cached and written tokens: both come off. Reasoning is inside output."""
-        u, damaged = decode(_USAGE, usage)
+        damaged = False
+        try:
+            u: _Usage | None = _USAGE.decode(usage)
+        except UNREADABLE:
+            u, damaged = recovered(_USAGE, usage)
         if u is None:
             return None
         before = u.prompt_tokens if u.prompt_tokens is not None else u.input_tokens
@@ -256,7 +264,7 @@ class OpenAI:
         if fresh < 0:
             fresh, whole = 0, False
         tally = Tally(Usage(fresh, read, write, 0, after, reasoning), whole)
-        if ins is not _NO_INPUT or outs is not _NO_OUTPUT:
+        if ins.audio_tokens or ins.image_tokens or ins.video_tokens or outs.audio_tokens or outs.image_tokens:
             modalities = Modalities(
                 input_audio=ins.audio_tokens or 0,
                 input_image=ins.image_tokens or 0,
@@ -272,11 +280,10 @@ class OpenAI:
 
 def _stated(cost: msgspec.Raw) -> int | None:
     """Dollars, as a number or an object that has a total, in whole pico-dollars."""
-    if is_object(cost):
-        found, _ = decode(_COST, bytes(cost))
-        cost = found.total_cost if found is not None else msgspec.Raw()
     try:
+        if json_object(cost) is not None:
+            cost = _COST.decode(cost).total_cost
         dollars = Decimal(bytes(cost).decode("ascii", "replace"))
-    except InvalidOperation:
+    except (InvalidOperation, *UNREADABLE):
         return None
     return round(dollars * 10**12) if 0 <= dollars < 10**6 else None
