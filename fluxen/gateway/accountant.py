@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fluxen.analyzer.cost import answer_cost
+from fluxen.analyzer.prices import PriceBook
 from fluxen.analyzer.usage import Reading, read_answer, read_clipped, read_stream
 from fluxen.gateway.meter import Meter
 from fluxen.gateway.routes import Upstream
@@ -12,6 +14,13 @@ _NOTHING = Reading()
 
 class Accountant:
     """Fills in what a request used and what it cost. What nobody can know stays None."""
+
+    def __init__(self) -> None:
+        self._book = PriceBook.shipped()
+
+    @property
+    def price_version(self) -> str:
+        return self._book.version
 
     def account(
         self,
@@ -44,8 +53,9 @@ class Accountant:
             end.reasoning_tokens = usage.reasoning
             end.audio_tokens = usage.audio
             end.image_tokens = usage.image
-        if reading.source == "none":
-            end.cost_pico = 0
+        end.cost_pico = answer_cost(
+            self._book, upstream.provider if upstream is not None else "", reading, end.model_asked, end.ts
+        )
 
 
 def _read(end: End, meter: Meter | None, complete: bool) -> Reading:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from fluxen.gateway.head import RequestHead
+from fluxen.gateway.head import FETCH_SITE, ORIGIN, RequestHead
 from fluxen.gateway.routes import Route, Upstream, speaks_for_credential
 from fluxen.gateway.snapshot import ClientKey, Snapshot
 
@@ -79,6 +79,6 @@ def _open_mode_fault(head: RequestHead) -> Fault | None:
         host = name
     if host not in _LOCAL_HOSTS:
         return _HOST
-    if b"origin" in head.noted or head.noted.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
+    if ORIGIN in head.noted or head.noted.get(FETCH_SITE, b"none") not in (b"none", b"same-origin"):
         return _BROWSER
     return None

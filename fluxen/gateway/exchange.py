@@ -21,7 +21,15 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from fluxen.gateway.admission import OPEN, Fault, identify, may_use
-from fluxen.gateway.head import AnswerHead, RequestHead, parse_tags
+from fluxen.gateway.head import (
+    CLIENT_REQUEST_ID,
+    CONTENT_ENCODING,
+    CONTENT_TYPE,
+    USER_AGENT,
+    AnswerHead,
+    RequestHead,
+    parse_tags,
+)
 from fluxen.gateway.meter import Meter
 from fluxen.gateway.peek import NOTHING, peek
 from fluxen.gateway.reply import CONTINUE, reply
@@ -113,8 +121,6 @@ class Exchange:
         snapshot = worker.snapshot
         self._keep = head.keep_alive
         self._path, self._query, key_parameter, key_twice = split_target(head.target)
-        if head.fault is None and head.too_large():
-            head.fault = (431, "headers_too_large", "the request's head is too large")
         if head.fault is not None:
             self._turn_away(Fault(*head.fault))
             return
@@ -231,7 +237,7 @@ class Exchange:
         if _has_no_body(head):
             self._admit(head)
             return
-        kind = head.noted.get(b"content-type", b"").lower()
+        kind = head.noted.get(CONTENT_TYPE, b"").lower()
         self._held = kind.startswith(_HELD) or b"+json" in kind or (route.json_body and not kind.startswith(_STREAMED))
         if not self._held:
             self._admit(head)
@@ -271,7 +277,7 @@ class Exchange:
         if self._body:
             seen = peek(
                 self._body[0] if len(self._body) == 1 else b"".join(self._body),
-                head.noted.get(b"content-encoding"), self._worker.snapshot.max_body,
+                head.noted.get(CONTENT_ENCODING), self._worker.snapshot.max_body,
             )  # fmt: skip
             if model is None:
                 model = seen.model
@@ -314,8 +320,8 @@ class Exchange:
             own = parse_tags(head.tags)
             tags = {**own, **(tags or {})} if own is not None else tags
         noted = head.noted
-        agent = noted.get(b"user-agent")
-        request_id = noted.get(b"x-client-request-id")
+        agent = noted.get(USER_AGENT)
+        request_id = noted.get(CLIENT_REQUEST_ID)
         return Begin(
             self._id,
             int((self._t_open + self._worker.wall_offset) * 1e6),
@@ -334,6 +340,8 @@ class Exchange:
             None if model is None else model[:LABEL],
             stream,
             self._body_size if self._held else None,
+            None,
+            self._worker.accountant.price_version,
         )
 
     def _connect(self, fresh: bool) -> None:

@@ -1,23 +1,28 @@
 """Heads of requests and answers: what is forwarded, what is Fluxen's, what is hop-by-hop. Bytes in, values out.
 
-A request head is collected header by header, in the order, case and number they were sent, as the pieces of the
-head that goes upstream. Three places are left open and filled when the upstream is known: Host, the credential and
-the body's framing. Everything that RFC 9110 (7.6.1) calls hop-by-hop is dropped, and so are the headers that
-Connection nominates.
+Both are kept as the bytes that came, once llhttp has accepted them: every line then ends with CRLF, has no space
+before its colon and is not folded, so that looking for a name at the start of a line finds what any parser finds.
 
-An answer's head is relayed as it came, byte for byte, less hop-by-hop headers and an upstream's `x-fluxen-id`.
+A request's head is a list of lines in the order, case and number they were sent. Three of them are rewritten when the
+upstream is known: Host, the credential and the body's framing. Everything that RFC 9110 (7.6.1) calls hop-by-hop is
+dropped, and so are the headers that Connection nominates.
+
+An answer's head is relayed byte for byte, less hop-by-hop headers and an upstream's `x-fluxen-id`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Final
 
-MAX_HEAD = 64 * 1024  # bytes; node allows 16 KB, nginx 32 KB: Codex and Claude Code stay below 8 KB
-MAX_HEADERS = 200
+MAX_HEAD: Final = 64 * 1024  # bytes; node allows 16 KB, nginx 32 KB: Codex and Claude Code stay below 8 KB
+MAX_HEADERS: Final = 200
 
-FORWARD, NOTED, CREDENTIAL, HOST, LENGTH, ENCODING, CONNECTION, EXPECT, UPGRADE, TAGS, DROP = range(11)
+FORWARD: Final = 0  # everything Fluxen has no word to say about
+CREDENTIAL, HOST, LENGTH, ENCODING, CONNECTION, EXPECT, UPGRADE, TAGS, DROP = range(1, 10)
+# Forwarded, and looked at:
+CONTENT_TYPE, CONTENT_ENCODING, USER_AGENT, CLIENT_REQUEST_ID, ANTHROPIC_VERSION, ORIGIN, FETCH_SITE = range(10, 17)
 
-_KINDS: dict[bytes, int] = {
+_KINDS: Final[dict[bytes, int]] = {
     b"authorization": CREDENTIAL,
     b"x-api-key": CREDENTIAL,
     b"x-goog-api-key": CREDENTIAL,
@@ -36,14 +41,15 @@ _KINDS: dict[bytes, int] = {
     b"te": DROP,
     b"trailer": DROP,
     b"http2-settings": DROP,
-    b"content-type": NOTED,
-    b"content-encoding": NOTED,
-    b"user-agent": NOTED,
-    b"x-client-request-id": NOTED,
-    b"anthropic-version": NOTED,
-    b"origin": NOTED,
-    b"sec-fetch-site": NOTED,
+    b"content-type": CONTENT_TYPE,
+    b"content-encoding": CONTENT_ENCODING,
+    b"user-agent": USER_AGENT,
+    b"x-client-request-id": CLIENT_REQUEST_ID,
+    b"anthropic-version": ANTHROPIC_VERSION,
+    b"origin": ORIGIN,
+    b"sec-fetch-site": FETCH_SITE,
 }
+_NEVER_NOMINATED: Final = (b"host", b"content-length", b"transfer-encoding", b"close", b"keep-alive")
 
 
 class HeaderKinds(dict[bytes, int]):
@@ -61,114 +67,132 @@ class HeaderKinds(dict[bytes, int]):
 
 
 class RequestHead:
-    """One request's head as it is collected. `fault` is the first reason to refuse it: (status, code, message)."""
+    """One request's head, made of bytes that llhttp has accepted (`raw`, without the empty line at its end).
+
+    `fault` is the first reason to refuse the request: (status, code, message).
+    """
 
     __slots__ = (
+        "_dropped",
+        "_framing_at",
+        "_host_at",
         "chunked",
-        "count",
         "credential",
         "credential_at",
         "credential_name",
         "expects",
         "fault",
-        "framing_at",
         "host",
-        "host_at",
         "http10",
         "keep_alive",
         "length",
         "lines",
         "method",
-        "nominated",
         "noted",
         "tags",
         "target",
         "upgrade",
-    )  # fmt: skip
+    )
 
-    def __init__(self) -> None:
-        self.method = b""
-        self.target = b""
+    def __init__(self, raw: bytes, kinds: HeaderKinds) -> None:
+        self.fault: tuple[int, str, str] | None = None
         self.http10 = False
         self.keep_alive = True
-        self.lines: list[bytes] = []
-        self.noted: dict[bytes, bytes] = {}
-        self.count = 0
+        self.noted: dict[int, bytes] = {}
         self.host: bytes | None = None
-        self.host_at = -1
         self.credential: bytes | None = None
         self.credential_name = b""
         self.credential_at = -1
         self.length: int | None = None
         self.chunked = False
-        self.framing_at = -1
-        self.nominated: list[bytes] | None = None
         self.expects = False
         self.upgrade: bytes | None = None
         self.tags: bytes | None = None
-        self.fault: tuple[int, str, str] | None = None
+        self._host_at = self._framing_at = -1
+        self._dropped = False
+        lines = self.lines = raw.split(b"\r\n")
+        start = lines[0].split(b" ")
+        if len(start) == 3:
+            self.method, self.target, version = start
+        else:
+            self.method = self.target = version = b""
+        nominated: list[bytes] | None = None
+        for at, line in enumerate(lines):
+            kind = kinds[line[: line.find(b":")]] if at else FORWARD
+            if kind:
+                name, _, value = line.partition(b":")
+                value = value.strip(b" \t")
+                if kind >= CONTENT_TYPE:
+                    if kind <= CONTENT_ENCODING and kind in self.noted:
+                        self._refuse(400, "invalid_request", f"{name.decode()} was sent twice")
+                    self.noted[kind] = value
+                elif kind == CONNECTION:
+                    lines[at] = b""
+                    self._dropped = True
+                    low = value.lower()
+                    if low != b"keep-alive":
+                        nominated = [*(nominated or ()), *(token.strip(b" \t") for token in low.split(b","))]
+                else:
+                    self._special(kind, at, name, value)
+        self._check(version)
+        if nominated is not None:
+            self._nominate(nominated)
 
-    def special(self, kind: int, name: bytes, value: bytes) -> None:
-        """Take in a header of any kind but FORWARD (those the listener appends to `lines` itself)."""
-        lines = self.lines
-        if kind == NOTED:
-            low = name.lower()
-            if low in self.noted and low in (b"content-type", b"content-encoding"):
-                self._refuse(400, "invalid_request", f"{low.decode()} was sent twice")
-            self.noted[low] = value
-            lines += (name, b": ", value, b"\r\n")
-        elif kind == CREDENTIAL:
+    def _special(self, kind: int, at: int, name: bytes, value: bytes) -> None:
+        """A header that is not for the upstream, or that is rewritten."""
+        if kind == CREDENTIAL:
             if self.credential is not None:
                 self._refuse(400, "duplicate_credential", "the request carries more than one credential")
-            self.credential, self.credential_name, self.credential_at = value, name, len(lines)
-            lines += (name, b": ", value, b"\r\n")
+            self.credential, self.credential_name, self.credential_at = value, name, at
         elif kind == HOST:
             if self.host is not None:
                 self._refuse(400, "invalid_request", "the request has two Host headers")
-            self.host, self.host_at = value, len(lines)
-            lines += (name, b": ", value, b"\r\n")
+            self.host, self._host_at = value, at
         elif kind == LENGTH:  # llhttp has refused everything but one run of digits
-            self.length, self.framing_at = int(value), len(lines)
-            lines += (name, b": ", value, b"\r\n")
+            self.length, self._framing_at = int(value), at
         elif kind == ENCODING:
             if value.lower() != b"chunked":
                 self._refuse(501, "unsupported_transfer_encoding", "only 'Transfer-Encoding: chunked' is supported")
-            self.chunked, self.framing_at = True, len(lines)
-            lines += (name, b": ", value, b"\r\n")
-        elif kind == CONNECTION:
-            low = value.lower()
-            if low not in (b"keep-alive", b"close"):
-                self.nominated = [*(self.nominated or ()), *(token.strip() for token in low.split(b","))]
-        elif kind == EXPECT:
-            if value.lower() != b"100-continue":
-                self._refuse(417, "expectation_failed", "only 'Expect: 100-continue' is supported")
-            self.expects = True
-        elif kind == UPGRADE:
-            self.upgrade = value.lower()
-        elif kind == TAGS:
-            self.tags = value if self.tags is None else self.tags + b"," + value
+            self.chunked, self._framing_at = True, at
+        else:
+            self.lines[at] = b""
+            self._dropped = True
+            if kind == EXPECT:
+                if value.lower() != b"100-continue":
+                    self._refuse(417, "expectation_failed", "only 'Expect: 100-continue' is supported")
+                self.expects = True
+            elif kind == UPGRADE:
+                self.upgrade = value.lower()
+            elif kind == TAGS:
+                self.tags = value if self.tags is None else self.tags + b"," + value
 
-    def finish(self, method: bytes, http_version: str, keep_alive: bool) -> None:
-        """The head is complete: the checks that need all of it."""
-        self.method = method
-        self.http10 = http_version == "1.0"
-        self.keep_alive = keep_alive and not self.http10
-        lines = self.lines
-        if http_version not in ("1.1", "1.0"):
-            self._refuse(400, "invalid_request", f"HTTP/{http_version} is not supported")
-        elif method == b"CONNECT" or not self.target.startswith(b"/"):
+    def _check(self, version: bytes) -> None:
+        """What all of the head tells."""
+        if version != b"HTTP/1.1":
+            self.http10 = version == b"HTTP/1.0"
+            self.keep_alive = False
+            if not self.http10:
+                self._refuse(400, "invalid_request", "the request line is not one of HTTP/1.1 or HTTP/1.0")
+            elif self.chunked:
+                self._refuse(400, "invalid_request", "HTTP/1.0 has no chunked encoding")
+        if self.method == b"CONNECT" or not self.target.startswith(b"/"):
             self._refuse(400, "invalid_request", "the request target must be a path")
         elif self.host is None and not self.http10:
             self._refuse(400, "invalid_request", "the request has no Host header")
-        elif self.http10 and self.chunked:
-            self._refuse(400, "invalid_request", "HTTP/1.0 has no chunked encoding")
-        elif len(lines) > 4 * MAX_HEADERS:
+        elif len(self.lines) > MAX_HEADERS + 1:
             self._refuse(431, "headers_too_large", f"more than {MAX_HEADERS} headers")
-        if self.nominated is not None:
-            self._drop_nominated(self.nominated)
 
-    def too_large(self) -> bool:
-        return sum(map(len, self.lines)) + len(self.target) > MAX_HEAD
+    def _nominate(self, tokens: list[bytes]) -> None:
+        """What Connection says: whether to close, and which headers go no further."""
+        if b"close" in tokens:
+            self.keep_alive = False
+        drop = {token for token in tokens if token not in _NEVER_NOMINATED}
+        for at, line in enumerate(self.lines):
+            if at and line.partition(b":")[0].lower() in drop:
+                if at == self.credential_at:
+                    self._refuse(400, "invalid_request", "the Connection header names the credential")
+                self.lines[at] = b""
+                self._dropped = True
 
     def upstream_head(
         self,
@@ -184,37 +208,28 @@ class RequestHead:
         body_length is the length of a held body; -1 leaves the framing as the client chose it.
         """
         lines = self.lines
-        if self.host_at < 0:
-            self.host_at = len(lines)
-            lines += (b"Host", b": ", host, b"\r\n")
-        lines[self.host_at + 2] = host
+        lines[0] = b"%b %b HTTP/1.1" % (self.method, target)
+        if self._host_at < 0:
+            self._host_at = len(lines)
+            lines.append(b"Host: " + host)
+        else:
+            lines[self._host_at] = lines[self._host_at][:4] + b": " + host
         if not keep_credential:
             at = self.credential_at
             if credential is None:
                 if at >= 0:
-                    lines[at : at + 4] = (b"", b"", b"", b"")
+                    lines[at] = b""
+                    self._dropped = True
             elif at < 0:
                 self.credential_at = len(lines)
-                lines += (credential[0], b": ", credential[1], b"\r\n")
+                lines.append(credential[0] + b": " + credential[1])
             else:
-                if lines[at].lower() != credential[0].lower():
-                    lines[at] = credential[0]
-                lines[at + 2] = credential[1]
+                name = self.credential_name
+                same = len(name) == len(credential[0]) and name.lower() == credential[0]
+                lines[at] = (name if same else credential[0]) + b": " + credential[1]
         if body_length >= 0 and self.chunked:
-            at = self.framing_at
-            lines[at : at + 4] = (b"Content-Length", b": ", b"%d" % body_length, b"\r\n")
-        return b"".join((self.method, b" ", target, b" HTTP/1.1\r\n", *lines, b"\r\n"))
-
-    def _drop_nominated(self, tokens: list[bytes]) -> None:
-        """Remove what Connection nominates, but for what frames or addresses the message."""
-        kept = (b"host", b"content-length", b"transfer-encoding", b"authorization", b"close", b"keep-alive")
-        drop = {token for token in tokens if token not in kept}
-        lines = self.lines
-        for at in range(0, len(lines), 4):
-            if lines[at].lower() in drop:
-                lines[at : at + 4] = (b"", b"", b"", b"")
-                if at == self.credential_at:
-                    self._refuse(400, "invalid_request", "the Connection header names the credential")
+            lines[self._framing_at] = b"Content-Length: %d" % body_length
+        return b"\r\n".join((*filter(None, lines), b"", b"")) if self._dropped else b"\r\n".join((*lines, b"", b""))
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         if self.fault is None:
@@ -235,8 +250,7 @@ def parse_tags(value: bytes) -> dict[str, str] | None:
     return tags if len(tags) <= 16 else None
 
 
-_ANSWER_HOPS = (
-    b"\r\nconnection:",
+_ANSWER_HOPS: Final = (
     b"\r\nkeep-alive:",
     b"\r\nproxy-connection:",
     b"\r\nproxy-authenticate:",
@@ -267,22 +281,28 @@ class AnswerHead:
 
         without_encoding also drops Transfer-Encoding, for clients that are sent the decoded body.
         """
-        raw, low = self.raw, self.low
-        nominated = self._nominated()
-        for name in (*_ANSWER_HOPS, *nominated, *((b"\r\ntransfer-encoding:",) if without_encoding else ())):
-            at = low.find(name)
-            while at >= 0:
-                end = low.find(b"\r\n", at + 2)
-                raw, low = raw[:at] + raw[end:], low[:at] + low[end:]
-                at = low.find(name, at)
-        return raw[:-2] + added + b"\r\n"
-
-    def _nominated(self) -> Iterator[bytes]:
-        at = self.low.find(b"\r\nconnection:")
-        while at >= 0:
-            end = self.low.find(b"\r\n", at + 2)
-            for token in self.low[at + 13 : end].split(b","):
+        low = self.low
+        if low.find(b"\r\nconnection:") >= 0:
+            for token in self._take(b"\r\nconnection:").split(b","):
                 name = token.strip()
-                if name and name not in (b"keep-alive", b"close", b"content-length", b"transfer-encoding"):
-                    yield b"\r\n" + name + b":"
-            at = self.low.find(b"\r\nconnection:", end)
+                if name and name not in _NEVER_NOMINATED:
+                    self._take(b"\r\n" + name + b":")
+        for name in _ANSWER_HOPS:
+            if low.find(name) >= 0:
+                self._take(name)
+        if without_encoding:
+            self._take(b"\r\ntransfer-encoding:")
+        return self.raw[:-2] + added + b"\r\n"
+
+    def _take(self, name: bytes) -> bytes:
+        """Cut out every line that begins with `name`; their values, lowercased, joined by commas."""
+        values: list[bytes] = []
+        raw, low = self.raw, self.low
+        at = low.find(name)
+        while at >= 0:
+            end = low.find(b"\r\n", at + 2)
+            values.append(low[at + len(name) : end])
+            raw, low = raw[:at] + raw[end:], low[:at] + low[end:]
+            at = low.find(name, at)
+        self.raw, self.low = raw, low
+        return b",".join(values)

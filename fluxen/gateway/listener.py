@@ -4,7 +4,9 @@ Everything the wire can bring is taken here, plain and odd alike: `Expect`, HTTP
 (strict) judges the framing; what it accepts and another parser might read differently is refused by RequestHead.
 
 Requests are answered in order. While one is being answered the bytes behind it wait unparsed (bounded), and the
-connection is still read, because only so is it seen that the client left.
+connection is still read, because only so is it seen that the client left. llhttp is fed a head, then its body, and
+nothing beyond; only the end of a chunked body is known to nobody else, so what comes in one read with it is not
+answered: the connection is closed after that request, and the client sends the next one again (RFC 9112, 9.3.2).
 
 A refusal that comes before the request's body has been read ends the connection gently: the answer is written, our
 side is closed, and what the client still sends is read and dropped for a moment. Closing at once would reset the
@@ -15,13 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import httptools
 
 from fluxen.gateway.exchange import Exchange
-from fluxen.gateway.head import FORWARD, MAX_HEAD, RequestHead
+from fluxen.gateway.head import MAX_HEAD, RequestHead
 from fluxen.gateway.timers import ticks
 
 if TYPE_CHECKING:
@@ -35,34 +36,21 @@ LINGER_TICKS: Final = ticks(2.0)
 LINGER_BYTES: Final = 16 * 1024 * 1024
 WAITING_BYTES: Final = 64 * 1024  # pipelined bytes kept unparsed
 
-_UPGRADE_LINES = re.compile(rb"\r\n(?:upgrade|http2-settings):[^\r\n]*", re.IGNORECASE)
-
-
-class Incoming:
-    """A pipelined request that came in one read with the one before it."""
-
-    __slots__ = ("chunks", "complete", "head")
-
-    def __init__(self, head: RequestHead) -> None:
-        self.head = head
-        self.chunks: list[bytes] = []
-        self.complete = False
+_UPGRADE_LINES: Final = re.compile(rb"\r\n(?:upgrade|http2-settings):[^\r\n]*", re.IGNORECASE)
 
 
 class Listener(asyncio.Protocol):
     """One client connection. `exchange` is the request being read or answered."""
 
     __slots__ = (
+        "_accepted",
+        "_behind",
+        "_body_left",
         "_body_open",
-        "_broken",
         "_closing",
-        "_head",
-        "_in_head",
-        "_kinds",
         "_lingered",
         "_parser",
         "_partial",
-        "_queue",
         "_reading",
         "_waiting",
         "due",
@@ -71,7 +59,7 @@ class Listener(asyncio.Protocol):
         "transport",
         "worker",
         "writable",
-    )  # fmt: skip
+    )
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -79,36 +67,32 @@ class Listener(asyncio.Protocol):
         self.exchange: Exchange | None = None
         self.writable = True
         self.due = self.slot = 0
-        self._kinds = worker.header_kinds
         self._parser = httptools.HttpRequestParser(self)
-        self._head = RequestHead()
-        self._in_head = True
-        self._partial = b""  # the head as it came, when it came in pieces
-        self._body_open = False  # the current request's body is not complete
-        self._queue: deque[Incoming] | None = None
-        self._waiting: list[bytes] | None = None
+        self._accepted = False  # llhttp has seen a whole head
+        self._partial = b""  # a head of which the end has not come
+        self._body_open = False  # the current request is not complete
+        self._body_left = 0  # bytes of its body to come; -1: chunked
+        self._waiting: list[bytes] | None = None  # what came behind the current request
         self._reading = True
-        self._broken = False  # garbage behind a good request: answer that one, then close
+        self._behind = False  # something came behind a chunked request, where it can't be kept: close after that one
         self._closing = False
-        self._lingered = -1
+        self._lingered = 0
 
     # --- the transport's side
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvloop has no subclass
         self.transport = transport
-        if not self.worker.admit(self):
-            self._head.fault = (503, "gateway_full", "the gateway has as many connections as it may have")
-            self._head.keep_alive = False
-            self._open()
-            return
-        self.worker.wheel.arm(self, KEEP_TICKS)
+        if self.worker.admit(self):
+            self.worker.wheel.arm(self, KEEP_TICKS)
+        else:
+            self._refuse(503, "gateway_full", "the gateway has as many connections as it may have")
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.worker.dismiss(self)
         self.transport = None
         self.due = 0
         self._closing = True
-        self._queue = self._waiting = None
+        self._waiting = None
         if self.exchange is not None:
             self.exchange.client_gone()
             self.exchange = None
@@ -131,10 +115,12 @@ class Listener(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             self._linger(data)
-        elif self.exchange is not None and not self._body_open:
-            self._wait(data)
+        elif self.exchange is None:
+            self._read_head(data)
+        elif self._body_open:
+            self._read_body(data)
         else:
-            self._feed(data)
+            self._wait(data)
 
     def timed_out(self) -> None:
         if self.transport is None:
@@ -151,55 +137,81 @@ class Listener(asyncio.Protocol):
 
     # --- reading
 
-    def _feed(self, data: bytes) -> None:
+    def _read_head(self, data: bytes) -> None:
+        """Bytes of a head, and perhaps what is behind it. llhttp is fed the head, and not a byte more."""
+        if self._partial:
+            seen = len(self._partial)
+            whole = self._partial + data
+        else:
+            seen = 0
+            whole = data.lstrip(b"\r\n")  # empty lines before a request are allowed
+        end = whole.find(b"\r\n\r\n", max(0, seen - 3))
+        size = end + 4 if end >= 0 else len(whole)
+        if size > MAX_HEAD:
+            self._refuse(431, "headers_too_large", f"the request's head is larger than {MAX_HEAD} bytes")
+            return
+        self._accepted = False
+        upgrade = False
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data, upgrade.args[0])
-            return
+            self._parser.feed_data(whole[seen:size] if seen or size < len(whole) else whole)
+        except httptools.HttpParserUpgrade:
+            upgrade = True
         except httptools.HttpParserError as error:
-            self._malformed(error)
+            self._refuse(400, "invalid_request", f"malformed HTTP: {error}")
             return
-        if self._in_head:
-            if self.exchange is None and not self._closing:
-                self._keep_partial(data)
-        elif self._partial:
-            self._partial = b""
-        if self._body_open and self._reading:
+        if end < 0:
+            if whole and not seen:
+                self.worker.wheel.arm(self, HEAD_TICKS)
+            self._partial = whole
+            return
+        self._partial = b""
+        if not self._accepted:
+            self._refuse(400, "invalid_request", "malformed HTTP")
+            return
+        head = RequestHead(whole[:end], self.worker.header_kinds)
+        if upgrade:
+            self._parser = httptools.HttpRequestParser(self)
+            if head.fault is None and head.upgrade != b"websocket":
+                # The offer of another protocol is turned down by going on in this one (RFC 9110, 7.8).
+                self._read_head(_UPGRADE_LINES.sub(b"", whole[:size]) + whole[size:])
+                return
+            head.keep_alive = False
+        self._open(head)
+        rest = whole[size:]
+        if self.exchange is None or not self._body_open:
+            if rest and not self._closing:
+                self._wait(rest)
+        elif rest:
+            self._read_body(rest)
+        else:
             self.worker.wheel.arm(self, BODY_TICKS)
 
-    def _keep_partial(self, data: bytes) -> None:
-        """A head that comes in pieces has a time and a size."""
-        if not self._partial:
-            self.worker.wheel.arm(self, HEAD_TICKS)
-        self._partial += data
-        if len(self._partial) > MAX_HEAD:
-            self._refuse(431, "headers_too_large", f"the request's head is larger than {MAX_HEAD} bytes")
-
-    def _malformed(self, error: httptools.HttpParserError) -> None:
-        if self._closing:
+    def _read_body(self, data: bytes) -> None:
+        left = self._body_left
+        behind = b""
+        if 0 <= left < len(data):
+            data, behind = data[:left], data[left:]
+        if left > 0:
+            self._body_left -= len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if self.exchange is not None and self._body_open:
+                self.exchange.refuse(400, "invalid_request", f"malformed HTTP: {error}")
+            else:
+                self._behind = True
             return
-        if self.exchange is None:
-            self._refuse(400, "invalid_request", f"malformed HTTP: {error}")
-        elif self._body_open:
-            self.exchange.refuse(400, "invalid_request", f"malformed HTTP: {error}")
-        else:
-            self._broken = True
-
-    def _ignore_upgrade(self, data: bytes, offset: int) -> None:
-        """The offer of another protocol is turned down by going on in this one (RFC 9110, 7.8)."""
-        if self._closing or self.exchange is not None:
-            self._broken = True
-            return
-        whole = self._partial + data
-        offset += len(self._partial)
-        self._partial = b""
-        self._parser = httptools.HttpRequestParser(self)
-        self._feed(_UPGRADE_LINES.sub(b"", whole[:offset]) + whole[offset:])
+        if behind and not self._closing:
+            self._wait(behind)
+        elif self._body_open and self._reading and self.exchange is not None:
+            self.worker.wheel.arm(self, BODY_TICKS)
 
     def _wait(self, data: bytes) -> None:
+        """Keep what came behind the request being answered; reading goes on, so as to see the client leave."""
         if self._waiting is None:
             self._waiting = []
+            if self.exchange is None:
+                self.worker.loop.call_soon(self._go_on)
         self._waiting.append(data)
         if sum(map(len, self._waiting)) > WAITING_BYTES:
             self.pause_reading()
@@ -220,56 +232,30 @@ class Listener(asyncio.Protocol):
     # --- llhttp's side
 
     def on_message_begin(self) -> None:
-        self._head = RequestHead()
-        self._in_head = True
-
-    def on_url(self, url: bytes) -> None:
-        self._head.target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:
-            return  # trailers are dropped
-        head = self._head
-        kind = self._kinds[name]
-        if kind == FORWARD:
-            head.lines += (name, b": ", value, b"\r\n")
-        else:
-            head.special(kind, name, value)
+        if self.exchange is not None:
+            self._behind = True
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        parser, head = self._parser, self._head
-        head.finish(parser.get_method(), parser.get_http_version(), True)
-        if self._closing:
-            return
-        if self.exchange is not None:
-            if self._queue is None:
-                self._queue = deque()
-            self._queue.append(Incoming(head))
-        elif not parser.should_upgrade() or head.fault is not None or head.upgrade == b"websocket":
-            self._open()
+        self._accepted = True
 
     def on_body(self, body: bytes) -> None:
-        if self._queue:
-            self._queue[-1].chunks.append(body)
-        elif self.exchange is not None and self._body_open:
+        if self.exchange is not None and self._body_open:
             self.exchange.body(body)
 
     def on_message_complete(self) -> None:
-        keep_alive = self._parser.should_keep_alive()
-        if self._queue:
-            self._queue[-1].complete = True
-            self._queue[-1].head.keep_alive &= keep_alive
-        elif self.exchange is not None and self._body_open:
-            self._head.keep_alive &= keep_alive
+        if self.exchange is not None and self._body_open:
             self._end()
 
     # --- requests
 
-    def _open(self) -> None:
+    def _open(self, head: RequestHead) -> None:
+        """A request begins; one without a body is complete with its head."""
         self._body_open = True
-        self.exchange = Exchange(self.worker, self, self._head)
-        self.exchange.open()
+        self._body_left = -1 if head.chunked else head.length or 0
+        exchange = self.exchange = Exchange(self.worker, self, head)
+        exchange.open()
+        if not self._body_left and self.exchange is exchange:
+            self._end()
 
     def _end(self) -> None:
         self._body_open = False
@@ -279,9 +265,13 @@ class Listener(asyncio.Protocol):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Refuse what never became a request."""
-        self._head.fault = (status, code, message)
-        self._head.keep_alive = False
-        self._open()
+        self._partial = b""
+        head = RequestHead(b"", self.worker.header_kinds)
+        head.fault = (status, code, message)
+        head.keep_alive = False
+        self._body_open, self._body_left = True, -1
+        self.exchange = Exchange(self.worker, self, head)
+        self.exchange.open()
 
     def done(self, keep_alive: bool) -> None:
         """The exchange's answer is written. On to the next request, or close."""
@@ -290,53 +280,28 @@ class Listener(asyncio.Protocol):
         if transport is None:
             return
         if self._body_open:
-            self._close_gently()
-        elif not keep_alive or (self._broken and not self._queue) or self.worker.draining:
+            self._close_gently(transport)
+        elif not keep_alive or self._behind or self.worker.draining:
             self._closing = True
             transport.close()
-        elif self._queue:
-            self.worker.loop.call_soon(self._next)
         else:
-            self._again()
+            self.worker.wheel.arm(self, KEEP_TICKS)
+            if self._waiting is None:
+                self.resume_reading()
+            else:
+                self.worker.loop.call_soon(self._go_on)
 
-    def _next(self) -> None:
-        """Take up a request that was read ahead."""
-        if self._closing or not self._queue or self.exchange is not None:
-            return
-        incoming = self._queue.popleft()
-        self._head, self._body_open = incoming.head, True
-        self.exchange = exchange = Exchange(self.worker, self, incoming.head)
-        exchange.open()
-        for chunk in incoming.chunks:
-            if self.exchange is exchange:
-                exchange.body(chunk)
-        if self.exchange is not exchange:
-            return
-        if incoming.complete:
-            self._end()
-        elif self._waiting:
-            self._feed_waiting()
-
-    def _again(self) -> None:
-        self.worker.wheel.arm(self, KEEP_TICKS)
-        if self._waiting:
-            self.worker.loop.call_soon(self._feed_waiting)
-        else:
-            self.resume_reading()
-
-    def _feed_waiting(self) -> None:
-        if self._closing or not self._waiting or (self.exchange is not None and not self._body_open):
+    def _go_on(self) -> None:
+        """Take up what came behind the last request."""
+        if self._closing or self.exchange is not None or self._waiting is None:
             return
         data = b"".join(self._waiting)
         self._waiting = None
         self.resume_reading()
-        self._feed(data)
+        self._read_head(data)
 
-    def _close_gently(self) -> None:
-        transport = self.transport
-        assert transport is not None
+    def _close_gently(self, transport: asyncio.Transport) -> None:
         self._closing = True
-        self._lingered = 0
         self.resume_reading()
         if transport.is_closing():
             return

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from fluxen.gateway.head import ANTHROPIC_VERSION
 from fluxen.gateway.target import has_encoded_slash, under, unsafe
 from fluxen.gateway.upstream import Origin
 from fluxen.providers.catalogue import Provider, provider_for_model
@@ -35,7 +36,9 @@ _SPEAKS = (
     (re.compile(rb"/(?:chat/completions|completions|responses|embeddings)$"), "openai"),
     (re.compile(rb":[A-Za-z]*(?:[gG]enerateContent|countTokens|embedContent|EmbedContents|predict)$"), "gemini"),
 )
-_BY_MODEL = re.compile(rb"/v1/(?:chat/completions|responses|completions|embeddings|messages|moderations|images/[a-z]+)")
+_JSON_BODY = re.compile(
+    rb"/v1/(?:chat/completions|responses|completions|embeddings|messages|moderations|images/[a-z]+)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,7 @@ class Router:
         text = path.decode("ascii", "replace")
         return Route(
             "unified", None, path, dialect, dialect.endpoint(text), dialect.model_in_path(text),
-            dialect.streams_by_path(text), name != "gemini" and _BY_MODEL.match(path) is not None,
+            dialect.streams_by_path(text), name != "gemini" and _JSON_BODY.match(path) is not None,
         )  # fmt: skip
 
     def _mounted(self, upstream: Upstream, rest: bytes) -> Route:
@@ -168,7 +171,7 @@ class Router:
         text = rest.decode("ascii", "replace")
         return Route(
             "mount", upstream, upstream.path(rest, unified=False), dialect, dialect.endpoint(text),
-            dialect.model_in_path(text), dialect.streams_by_path(text), json_body=any(pattern.search(rest) for pattern, _ in _SPEAKS),
+            dialect.model_in_path(text), dialect.streams_by_path(text), any(known.search(rest) for known, _ in _SPEAKS),
         )  # fmt: skip
 
     def _choose(self, dialect: Dialect, model: str | None) -> Upstream:
@@ -205,9 +208,9 @@ class Router:
         return f"the mounts are {mounts or '(none)'}" if len(mounts) < 400 else "see the gateway's configuration"
 
 
-def dialect_hint(names: Mapping[bytes, bytes], credential_header: bytes) -> str:
+def dialect_hint(noted: Mapping[int, bytes], credential_header: bytes) -> str:
     """The dialect that a request's headers speak, for paths that providers share."""
-    if b"anthropic-version" in names:
+    if ANTHROPIC_VERSION in noted:
         return "anthropic"
     return "gemini" if credential_header.lower() == b"x-goog-api-key" else "openai"
 
