@@ -19,6 +19,7 @@ from fluxen.errors import LedgerError, QueryError
 from fluxen.ledger import manifest as manifests
 from fluxen.ledger import snapshot as snapshots
 from fluxen.ledger.engine import Connection, connect, line_file
+from fluxen.ledger.journal import no_checkpoint
 from fluxen.ledger.manifest import DATA
 from fluxen.ledger.schema import (
     BEGIN_FIELDS,
@@ -51,9 +52,12 @@ class Result:
 class Reader:
     """Queries over one ledger folder. Each query sees its own snapshot; a folder without a ledger is an empty one."""
 
-    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, threads: int | None = None, checkpoint: Callable[[str], None] = no_checkpoint
+    ) -> None:
         self.folder = folder.resolve()
         self._threads = threads
+        self._checkpoint = checkpoint
 
     def query(
         self,
@@ -92,13 +96,14 @@ class Reader:
     ) -> Answer:
         """Call `ask` with a connection that has the views; again, from the start, when a file vanished meanwhile."""
         for _ in range(snapshots.ATTEMPTS):
-            snapshot = snapshots.take(self.folder)
+            snapshot = snapshots.take(self.folder, self._checkpoint)
             low, high = _micros(since), _micros(until)
             files = [
                 (os.path.join(self.folder, DATA, file.name), file.schema)  # noqa: PTH118 - a thousand times faster
                 for file in sorted(snapshot.manifest.files, key=lambda file: file.min)
                 if (low is None or file.max >= low) and (high is None or file.min < high)
             ]
+            self._checkpoint("snapshot taken")
             try:
                 with connect(threads=self._threads) as connection:
                     _views(connection, files, snapshot, (low, high))
@@ -108,7 +113,7 @@ class Reader:
             except duckdb.Error as error:
                 if self._vanished(path for path, _ in files):
                     continue
-                if isinstance(error, duckdb.IOException) and not sandbox:
+                if isinstance(error, (duckdb.IOException, duckdb.InvalidInputException)) and ".parquet" in str(error):
                     raise LedgerError(f"the ledger can't be read: {error}", hint="fluxen ledger verify") from error
                 raise QueryError(str(error)) from error
         raise LedgerError(f"files of {self.folder} keep vanishing", hint="does something else clean up in this folder?")

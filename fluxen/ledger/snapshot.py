@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fluxen.errors import LedgerError
 from fluxen.ledger import manifest as manifests
-from fluxen.ledger.journal import FOLDER, parse_name, segment_name
+from fluxen.ledger.journal import FOLDER, no_checkpoint, parse_name, segment_name
 from fluxen.ledger.manifest import Manifest
 from fluxen.ledger.schema import check
 from fluxen.ledger.segment import Segment, parse
@@ -62,19 +62,21 @@ def list_journal(folder: Path) -> list[str]:
         return []
 
 
-def take(folder: Path) -> Snapshot:
+def take(folder: Path, checkpoint: Callable[[str], None] = no_checkpoint) -> Snapshot:
     """A consistent snapshot. It may be used as long as all its files exist; when one vanished, take another."""
     for _ in range(ATTEMPTS):
         try:
-            return _take(folder)
+            return _take(folder, checkpoint)
         except FileNotFoundError:
             continue
     raise LedgerError(f"files of {folder} keep vanishing", hint="does something else clean up in this folder?")
 
 
-def _take(folder: Path) -> Snapshot:
+def _take(folder: Path, checkpoint: Callable[[str], None]) -> Snapshot:
     listed = streams(list_journal(folder))
+    checkpoint("journal listed")
     snapshot = Snapshot(manifests.load(folder))
+    checkpoint("manifest read")
     for file in snapshot.manifest.files:
         check(file.schema, file.name)
     consumed = {gone.name for gone in snapshot.manifest.consumed}
@@ -85,6 +87,7 @@ def _take(folder: Path) -> Snapshot:
             if name in consumed:
                 continue
             segment = _read(folder, name)
+            checkpoint("segment read")
             if number == numbers[-1] and segment.begins:
                 if _writer_is_dead(folder, stream, number):
                     segment = _read(folder, name)
