@@ -31,6 +31,7 @@ RAW_LIMIT: Final = 4096  # bytes of the provider's usage object that a row keeps
 
 _LOOK_BACK: Final = 12  # events looked at from the end; beyond, only those that mention usage
 _MENTIONS: Final = 8  # of these
+_EVENTS: Final = 2048  # events of any kind, empty ones and comments included
 _LOOK_AHEAD: Final = 8  # events looked at from the start
 
 _BLANK: Final = b"\xef\xbb\xbf \t\r\n"
@@ -146,6 +147,7 @@ def _last(spoken: Dialect, blocks: Iterator[bytes], gap: bool) -> Part:
     """What the end of a stream says, later events before earlier ones. With a gap the last block is a fragment."""
     found = Part()
     looked = mentions = 0
+    blocks = itertools.islice(blocks, _EVENTS)
     block = next(blocks, None)
     while block is not None:
         following = next(blocks, None)
@@ -210,7 +212,7 @@ def _elements(array: bytes, complete: bool) -> list[bytes]:
             if end == 0:
                 break
         else:
-            return [b"data:" + bytes(element) for element in found]
+            return [b"data:" + bytes(element).replace(b"\n", b" ") for element in found]
     return []
 
 
