@@ -4,31 +4,42 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: run test lint lock
+.PHONY: run test lint docs dist lock
 .DELETE_ON_ERROR:
+unexport PYTHONDONTWRITEBYTECODE  # without compiled files every start takes twice as long
 
 run: $(VENV)/.installed
-	$(BIN)/fluxen serve
+	$(BIN)/fluxen serve $(ARGS)
 
 $(VENV)/.installed: pyproject.toml requirements.lock
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Fluxen needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --require-hashes -r requirements.lock
-	$(PIP) install --no-deps --no-build-isolation -e .
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Fluxen needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …")'
+	@echo "installing into $(VENV) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed tests/requirements.lock
-	$(PIP) install --require-hashes -r tests/requirements.lock
-	touch $@
+	@echo "installing what the tests need …"
+	@$(PIP) install --require-hashes -r tests/requirements.lock
+	@touch $@
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Help texts and tables of keys in docs/, made from the code.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python tests/write_docs.py
+
+# A wheel and a source archive in dist/.
+dist: $(VENV)/.installed
+	$(BIN)/python -m hatchling build -d dist
 
 # Resolve anew (needs uv): the two locks are the only versions that are installed anywhere.
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -q

@@ -108,7 +108,7 @@ class Upstream(Section):
     request_path: Mount = Field(
         default="",
         json_schema_extra=_no_default,
-        description="the mount: requests under this path go here; default /<name>",
+        description="the mount: requests under this path go here; default /NAME",
     )
     target_url: TargetUrl | None = Field(
         default=None, description="http(s) URL of the provider; not needed for a provider Fluxen knows by name"
@@ -236,7 +236,7 @@ class Config(Section):
     data_dir: FilePath = Field(
         default=Path(),
         json_schema_extra=_no_default,
-        description="ledger and other data; relative to this file; FLUXEN_DATA_DIR wins; default: see `fluxen serve`",
+        description="ledger and other data; relative to this file; FLUXEN_DATA_DIR wins; default: $XDG_DATA_HOME/fluxen",
     )
     server: Server = Server()
     upstreams: Upstreams = Upstreams()
