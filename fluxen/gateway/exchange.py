@@ -64,6 +64,7 @@ class Exchange:
         "_client",
         "_connection",
         "_deferred",
+        "_ends_with_close",
         "_finished",
         "_head",
         "_held",
@@ -108,7 +109,7 @@ class Exchange:
         self._attempts = 0
         self._status = 0
         self._response_bytes = 0
-        self._answering = self._finished = False
+        self._answering = self._finished = self._ends_with_close = False
         self._keep = True
         self._upstream_request_id: str | None = None
 
@@ -436,8 +437,9 @@ class Exchange:
         decode = False
         if until_eof:
             self._keep = False
+            self._ends_with_close = True
         elif request.http10 and b"\r\ntransfer-encoding:" in head.low:
-            decode = True
+            decode = self._ends_with_close = True
         added = b"x-fluxen-id: " + self._id.encode("ascii") + b"\r\n"
         if not self._keep:
             added += b"Connection: close\r\n"
@@ -511,7 +513,7 @@ class Exchange:
     def _break(self, error: str) -> None:
         client = self._client
         self._settle(error)
-        client.abort()
+        client.abort(self._ends_with_close)
 
     # --- the row
 

@@ -16,7 +16,10 @@ connection and could destroy the answer on its way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import socket
+import struct
 from typing import TYPE_CHECKING, Final
 
 import httptools
@@ -32,10 +35,11 @@ HEAD_TICKS: Final = ticks(10.0)  # from the first byte of a head to its last (sl
 BODY_TICKS: Final = ticks(60.0)  # silence within a request body
 KEEP_TICKS: Final = ticks(75.0)  # an idle kept-alive connection
 STALL_TICKS: Final = ticks(300.0)  # a client that takes no byte of its answer
-LINGER_TICKS: Final = ticks(2.0)
-LINGER_BYTES: Final = 16 * 1024 * 1024
+LINGER_TICKS: Final = ticks(2.0)  # silence of a client that was refused and is still sending
+LINGER_MOST: Final = ticks(30.0)  # … and how long it may go on: many look for an answer only when they have sent it all
 WAITING_BYTES: Final = 64 * 1024  # pipelined bytes kept unparsed
 
+_RESET: Final = struct.pack("ii", 1, 0)  # linger on, for 0 s
 _UPGRADE_LINES: Final = re.compile(rb"\r\n(?:upgrade|http2-settings):[^\r\n]*", re.IGNORECASE)
 
 
@@ -48,7 +52,7 @@ class Listener(asyncio.Protocol):
         "_body_left",
         "_body_open",
         "_closing",
-        "_lingered",
+        "_linger_until",
         "_parser",
         "_partial",
         "_reading",
@@ -76,7 +80,7 @@ class Listener(asyncio.Protocol):
         self._reading = True
         self._behind = False  # something came behind a chunked request, where it can't be kept: close after that one
         self._closing = False
-        self._lingered = 0
+        self._linger_until = 0  # tick
 
     # --- the transport's side
 
@@ -108,13 +112,16 @@ class Listener(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.writable = True
-        self.due = 0
+        if self._closing:
+            self.worker.wheel.arm(self, LINGER_TICKS)
+        else:
+            self.due = 0
         if self.exchange is not None:
             self.exchange.client_writable(True)
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
-            self._linger(data)
+            self._linger()
         elif self.exchange is None:
             self._read_head(data)
         elif self._body_open:
@@ -125,7 +132,9 @@ class Listener(asyncio.Protocol):
     def timed_out(self) -> None:
         if self.transport is None:
             return
-        if self._closing or not self.writable:
+        if not self.writable:
+            self._reset(self.transport)
+        elif self._closing:
             self.transport.abort()
         elif self.exchange is not None:
             if self._body_open:
@@ -133,7 +142,7 @@ class Listener(asyncio.Protocol):
         elif self._partial:
             self._refuse(408, "request_timeout", "the request's head did not come in time")
         else:
-            self.transport.close()
+            self.transport.abort()
 
     # --- reading
 
@@ -283,6 +292,7 @@ class Listener(asyncio.Protocol):
             self._close_gently(transport)
         elif not keep_alive or self._behind or self.worker.draining:
             self._closing = True
+            self.worker.wheel.arm(self, STALL_TICKS)  # the transport waits for ever for a client that takes nothing
             transport.close()
         else:
             self.worker.wheel.arm(self, KEEP_TICKS)
@@ -307,21 +317,36 @@ class Listener(asyncio.Protocol):
             return
         if transport.can_write_eof():
             transport.write_eof()
-            self.worker.wheel.arm(self, LINGER_TICKS)
+            self._linger_until = self.worker.wheel.now + LINGER_MOST
+            self.worker.wheel.arm(self, LINGER_TICKS if self.writable else STALL_TICKS)
         else:
             transport.close()
 
-    def _linger(self, data: bytes) -> None:
-        self._lingered += len(data)
-        if self._lingered > LINGER_BYTES and self.transport is not None:
+    def _linger(self) -> None:
+        """What still comes behind a refusal is dropped."""
+        if self.transport is None or not self._linger_until:
+            return
+        if self.worker.wheel.now > self._linger_until:
             self.transport.abort()
+        elif self.writable:
+            self.worker.wheel.arm(self, LINGER_TICKS)
 
-    def abort(self) -> None:
-        """Break the connection: the answer on it must not look complete."""
+    def abort(self, ends_with_close: bool) -> None:
+        """Break the connection: the answer on it must not look complete. ends_with_close: its end would be the
+        connection's, so only a reset tells the difference."""
         self.exchange = None
         self._closing = True
-        if self.transport is not None:
+        if self.transport is None:
+            return
+        if ends_with_close:
+            self._reset(self.transport)
+        else:
             self.transport.abort()
+
+    def _reset(self, transport: asyncio.Transport) -> None:
+        with contextlib.suppress(OSError):
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        transport.abort()
 
     def cut_short(self) -> None:
         """Draining took too long."""

@@ -217,6 +217,8 @@ class UpstreamConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self._head is not None:
+            self._read_early_answer()
         self._pool.forget(self)
         exchange, self.exchange = self.exchange, None
         self.due = 0
@@ -328,6 +330,20 @@ class UpstreamConnection(asyncio.Protocol):
         self._discard()
         if exchange is not None:
             exchange.upstream_lost(reason, False)
+
+    def _read_early_answer(self) -> None:
+        """An upstream that refuses an upload answers and resets the connection. If that is seen by writing, its answer
+        still lies unread in the kernel."""
+        if self._pool.tls is not None or self.transport is None:
+            return
+        for _ in range(16):
+            try:
+                data = os.read(self.transport.get_extra_info("socket").fileno(), 65536)
+            except (OSError, ValueError):
+                return
+            if not data or self.exchange is None:
+                return
+            self.data_received(data)
 
     def _discard(self) -> None:
         self.due = 0
