@@ -1,0 +1,87 @@
+"""What /proc tells of a gateway's processes. All PIDs are of processes that the test itself started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gateway.rig import until
+
+
+def children(pid: int) -> list[int]:
+    """Living children, the oldest first. A zombie is no living child."""
+    try:
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return sorted(child for child in map(int, listed) if alive(child))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def rss(pid: int) -> int:
+    """Resident memory in bytes, memory shared with the supervisor included."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"{pid} has no memory: it has ended")
+
+
+def descriptors(pid: int) -> list[str]:
+    """What the process's file descriptors are."""
+    return list(_descriptors(pid))
+
+
+def _descriptors(pid: int) -> Iterator[str]:
+    try:
+        links = list(Path(f"/proc/{pid}/fd").iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    for link in links:
+        try:
+            yield str(link.readlink())
+        except OSError:  # closed meanwhile
+            continue
+
+
+def maps(pid: int) -> str:
+    """The files that the process has mapped."""
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+def roles(supervisor: int) -> tuple[list[int], int | None]:
+    """(workers, compactor) among the children of a supervisor, by what they hold: a worker its journal segment."""
+    workers, compactor = [], None
+    for pid in children(supervisor):
+        if any(name.endswith(".jnl") and "/journal/" in name for name in descriptors(pid)):
+            workers.append(pid)
+        elif "duckdb" in _maps(pid):
+            compactor = pid
+    return workers, compactor
+
+
+def _maps(pid: int) -> str:
+    try:
+        return maps(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def workers(supervisor: int, count: int = 1) -> list[int]:
+    """PIDs of the `count` workers, once they all run."""
+    return list(until(lambda: len(found := roles(supervisor)[0]) == count and found, f"{count} workers to run", 30))
+
+
+def compactor(supervisor: int) -> int:
+    """PID of the compactor, once it runs."""
+    return int(until(lambda: roles(supervisor)[1], "the compactor to run", 30))
+
+
+def start_time(pid: int) -> str:
+    """Tells a process from a later one of the same PID."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
