@@ -159,15 +159,15 @@ def _last(spoken: Dialect, blocks: Iterator[bytes], gap: bool) -> Part:
                 block = following
                 continue
             mentions += 1
-        if gap and following is None:  # its first line is the rest of one
-            found.complete_from(fragment.read_end(spoken, sse.data(b"data:" + block).strip()))
-            break
-        for data in _data(block):
+        fragmentary = gap and following is None
+        for data in _data(b"data:" + block if fragmentary else block):
             part = spoken.part(data)
             if part is not None and not part.opening:
                 found.complete_from(part)
         if found.usage is not None and found.finish is not None:
             break
+        if fragmentary:
+            found.complete_from(fragment.read_end(spoken, sse.data(b"data:" + block).strip()))
         block = following
     return found
 

@@ -270,6 +270,7 @@ FRAMINGS = {
     "groq": events(WORD, {**STOP, "x_groq": {"usage": LAST["usage"]}}) + DONE,
     "no stream": json.dumps(chat(LAST["usage"])).encode(),
     "long": events(*[WORD] * 1000, STOP, LAST) + DONE,
+    "long, no blank lines": events(*[WORD] * 1000, STOP, LAST).replace(b"\n\n", b"\n") + DONE,
 }
 
 
