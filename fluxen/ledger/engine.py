@@ -23,6 +23,7 @@ def connect(*, threads: int | None = None, memory: str | None = None, spill: Pat
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "python_enable_replacements": False,
+        "enable_external_file_cache": False,  # files are read once or the page cache has them: a third of a query's CPU
         "temp_directory": str(spill) if spill else "",
     }
     if threads:
