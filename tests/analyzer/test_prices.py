@@ -1,0 +1,265 @@
+"""The price book against the package it is made from, and our own rules about what is unknown."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from genai_prices import data_snapshot, types
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shared import ROOT
+
+from fluxen.analyzer.cost import answer_cost, cost_pico
+from fluxen.analyzer.prices import Price, PriceBook
+from fluxen.analyzer.usage import Leg, Modalities, Reading, Usage
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+TIMES = [
+    NOON,
+    datetime(2025, 9, 1, 12, tzinfo=UTC),
+    datetime(2026, 11, 22, 0, 45, tzinfo=UTC),
+    datetime(2024, 1, 1, tzinfo=UTC),
+]
+USAGES = [
+    Usage(input=1_000, output=100),
+    Usage(input=1_000, cache_read=500, output=100),
+    Usage(input=1_000, cache_write_5m=400, cache_write_1h=300, output=100),
+    Usage(input=150_000, cache_read=60_000, output=70_000),
+    Usage(input=900_000, cache_read=300_000, output=100),
+    Usage(
+        input=1_000,
+        cache_read=500,
+        output=300,
+        audio=900,
+        modalities=Modalities(input_audio=700, cache_read_audio=200, output_audio=200),
+    ),
+    Usage(input=1_000, output=300, image=300, modalities=Modalities(output_image=300)),
+]
+FILE = ROOT / "fluxen" / "analyzer" / "prices.json"
+PROVIDERS = {p.id: p for p in data_snapshot.get_snapshot().providers}
+
+
+def theirs(usage: Usage) -> types.Usage:
+    """Our disjoint classes as the package counts them: every total includes its parts."""
+    written = usage.cache_write_5m + usage.cache_write_1h
+    m = usage.modalities or Modalities()
+    counts = {
+        "input_tokens": usage.input + usage.cache_read + written,
+        "cache_read_tokens": usage.cache_read,
+        "cache_write_tokens": written,
+        "cache_write_1h_tokens": usage.cache_write_1h,
+        "output_tokens": usage.output,
+        "input_audio_tokens": m.input_audio,
+        "output_audio_tokens": m.output_audio,
+        "output_image_tokens": m.output_image,
+    }
+    counts = {name: count for name, count in counts.items() if count}
+    if m.input_audio and usage.cache_read:
+        counts["cache_audio_read_tokens"] = m.cache_read_audio
+    return types.Usage(**counts)
+
+
+def names_of(rule: Any) -> Iterator[str]:
+    """Model names that a match rule is about; a regular expression gives none."""
+    for attribute, sample in (("equals", "{}"), ("starts_with", "{}-x"), ("ends_with", "x-{}"), ("contains", "x-{}-y")):
+        if hasattr(rule, attribute):
+            yield sample.format(getattr(rule, attribute))
+    for inner in (*getattr(rule, "or_", ()), *getattr(rule, "and_", ())):
+        yield from names_of(inner)
+
+
+def lacks_a_price(model: types.ModelInfo, at: datetime) -> bool:
+    price = model.get_prices(at)
+    return price.input_mtok is None or price.output_mtok is None
+
+
+@pytest.fixture(scope="module")
+def book() -> PriceBook:
+    return PriceBook.shipped()
+
+
+def test_every_model_of_every_provider_costs_what_the_source_says(book: PriceBook) -> None:
+    """All ids and samples of all match rules, at four times, for seven usages. Differences must be explained."""
+    rounded = {(provider, model) for provider, model, _, _ in json.loads(FILE.read_bytes())["rounded"]}
+    explained: Counter[str] = Counter()
+    compared = 0
+    for provider in PROVIDERS.values():
+        for listed in provider.models:
+            for name in dict.fromkeys((listed.id, *names_of(listed.match))):
+                model = provider.find_model(name, all_providers=list(PROVIDERS.values()))
+                ours = book.find(provider.id, name, NOON)
+                assert (model and model.id) == (ours and ours.model), (provider.id, name)
+                if model is None or ours is None:
+                    explained["a rule that is not met by a sample of it"] += 1
+                    continue
+                history = not isinstance(model.prices, types.ModelPrice)
+                for at in TIMES if history else TIMES[:1]:
+                    price = book.find(provider.id, name, at)
+                    for usage in USAGES if name == listed.id else USAGES[:2]:
+                        compared += 1
+                        why = difference(provider, model, at, usage, price, (provider.id, model.id) in rounded)
+                        if why:
+                            explained[why] += 1
+    assert compared > 15_000
+    assert explained.keys() == {
+        "a rule that is not met by a sample of it",
+        "no price for input or output: 0 to the source, unknown to us",
+        "rounded to whole pico-dollars per token",
+    }
+    assert explained["rounded to whole pico-dollars per token"] < 300
+
+
+def difference(
+    provider: types.Provider, model: types.ModelInfo, at: datetime, usage: Usage, price: Price | None, rounded: bool
+) -> str | None:
+    """Why our cost is not the source's, None if it is; anything unexplained fails."""
+    cost = cost_pico(price, usage)
+    try:
+        wanted = model.calc_price(theirs(usage), provider, genai_request_timestamp=at).total_price * 10**12
+    except ValueError:  # counts that contradict the price list's classes
+        assert cost is None
+        return None
+    if cost == wanted:
+        return None
+    if cost is None and lacks_a_price(model, at):
+        return "no price for input or output: 0 to the source, unknown to us"
+    assert rounded and cost is not None, (provider.id, model.id, at, usage, cost, wanted)
+    assert abs(cost - wanted) <= Decimal(
+        usage.cache_read + usage.cache_write_5m + usage.cache_write_1h + usage.input + usage.output
+    )
+    return "rounded to whole pico-dollars per token"
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(["deepseek", "google", "anthropic"]), st.data())
+def test_history_and_hours_at_any_moment_in_any_order(provider: str, data: st.DataObject) -> None:
+    """What is remembered of one lookup must not be told at a time when another price holds."""
+    book = PriceBook.shipped()
+    models = [m for m in PROVIDERS[provider].models if not isinstance(m.prices, types.ModelPrice)]
+    model = data.draw(st.sampled_from(models), label="model")
+    usage = Usage(input=1_000, cache_read=10, output=100)
+    minutes = st.integers(0, 4 * 365 * 24 * 60)
+    for after in data.draw(st.lists(minutes, min_size=1, max_size=6), label="minutes after 2024"):
+        at = datetime(2024, 1, 1, tzinfo=UTC) + timedelta(minutes=after)
+        found = PROVIDERS[provider].find_model(model.id)
+        assert found is not None
+        wanted = found.calc_price(theirs(usage), PROVIDERS[provider], genai_request_timestamp=at).total_price
+        cost = cost_pico(book.find(provider, model.id, at), usage)
+        assert cost == wanted * 10**12 or (cost is None and lacks_a_price(found, at))
+
+
+def test_the_shipped_file_is_what_the_generator_writes() -> None:
+    done = subprocess.run([sys.executable, ROOT / "packaging" / "build_prices.py", "--check"], capture_output=True)
+    assert done.returncode == 0, f"run packaging/build_prices.py\n{done.stderr.decode()}"
+
+
+def test_the_file_names_its_source_and_what_was_rounded(book: PriceBook) -> None:
+    head = json.loads(FILE.read_bytes())
+    assert "genai-prices" in head["source"] and head["licence"].startswith("MIT")
+    assert book.version == head["version"]
+    assert {provider for provider, *_ in head["rounded"]} == {"openrouter", "huggingface_together"}
+    assert all(
+        (isinstance(price, str) and "000" in price) or "333" in price or "666" in price or "999" in price
+        for *_, price in head["rounded"]
+    )
+    assert FILE.stat().st_size < 400_000
+
+
+# ------------------------------------------------------------------------------------------ unknown is unknown
+
+
+def test_our_names_of_providers(book: PriceBook) -> None:
+    for ours, source in (("gemini", "google"), ("google", "google"), ("xai", "x-ai"), ("moonshot", "moonshotai")):
+        model = next(m.id for m in PROVIDERS[source].models if m.get_prices(NOON).input_mtok is not None)
+        assert book.find(ours, model, NOON) == book.find(source, model, NOON) is not None
+
+
+@pytest.mark.parametrize("provider", ["", "my-gpu", "vllm", "ollama", "lmstudio", "huggingface"])
+def test_a_model_of_ones_own_has_no_list_price(book: PriceBook, provider: str) -> None:
+    assert book.find(provider, "gpt-4o", NOON) is None
+    assert book.find(provider, "llama-3.3-70b", NOON) is None
+    assert cost_pico(None, Usage(input=1)) is None
+
+
+def test_an_unknown_model_has_no_price(book: PriceBook) -> None:
+    assert book.find("openai", "gpt-4o", NOON) is not None
+    for name in ("", "no-such-model", "x" * 10_000, "\0", "-20250231"):
+        assert book.find("openai", name, NOON) is None
+
+
+def test_a_class_without_a_price_makes_the_cost_unknown(book: PriceBook) -> None:
+    embedding = book.find("openai", "text-embedding-3-small", NOON)
+    assert cost_pico(embedding, Usage(input=1000)) == 1000 * 20_000
+    assert cost_pico(embedding, Usage(input=1000, output=1)) is None
+
+
+def test_counts_that_contradict_each_other_have_no_cost(book: PriceBook) -> None:
+    price = book.find("openai", "gpt-realtime", NOON)
+    assert price is not None and price.rates.input_audio is not None
+    assert cost_pico(price, Usage(input=5, modalities=Modalities(input_audio=9))) is None
+
+
+def test_reasoning_has_its_own_price_where_it_has_one(book: PriceBook) -> None:
+    price = book.find("perplexity", "sonar-deep-research", NOON)
+    assert price is not None and price.rates.reasoning is not None and price.rates.output is not None
+    cost = cost_pico(price, Usage(output=10, reasoning=4))
+    assert cost == 6 * price.rates.output + 4 * price.rates.reasoning
+
+
+def test_a_fee_per_request_is_part_of_the_cost(book: PriceBook) -> None:
+    price = book.find("perplexity", "sonar", NOON)
+    assert price is not None and price.fees["request"] > 0
+    assert cost_pico(price, Usage()) == price.fees["request"]
+
+
+def test_a_larger_input_may_cost_more_for_every_token(book: PriceBook) -> None:
+    price = book.find("gemini", "gemini-2.5-pro", NOON)
+    assert price is not None
+    ((start, above),) = price.tiers
+    assert above.output is not None and price.rates.output is not None and price.rates.cache_read is not None
+    at, over = Usage(cache_read=start, output=1), Usage(cache_read=start + 1, output=1)
+    assert cost_pico(price, at) == start * price.rates.cache_read + price.rates.output
+    assert cost_pico(price, over) == (start + 1) * (above.cache_read or 0) + above.output
+
+
+def test_the_cost_of_an_answer(book: PriceBook) -> None:
+    now = int(NOON.timestamp() * 1e6)
+    usage = Usage(input=1000, output=100)
+
+    def cost(provider: str, model: str | None, asked: str | None, **more: Any) -> int | None:
+        reading = Reading(model=model, usage=usage, **{"source": "reported", **more})
+        return answer_cost(book, provider, reading, asked, now)
+
+    gpt = cost_pico(book.find("openai", "gpt-4o", NOON), usage)
+    assert gpt is not None and gpt > 0
+    assert cost("openai", "gpt-4o-2024-08-06", "anything") == gpt
+    assert cost("openai", None, "gpt-4o") == gpt
+    assert cost("openai", "not-in-the-book", "gpt-4o") == gpt
+    assert cost("gemini", None, "models/gemini-2.5-pro") == cost("gemini", "gemini-2.5-pro", None) is not None
+    # A router says what ran: the name that was asked for doesn't stand in for it.
+    assert cost("openrouter", "vendor/not-in-the-book", "openai/gpt-4o") is None
+    assert cost("openai", None, None) is None
+    for source in ("partial", "unknown"):
+        assert cost("openai", "gpt-4o", None, source=source) is None
+    assert cost("openai", "gpt-4o", None, source="none") == 0
+
+    opus, sonnet = "claude-opus-4-8", "claude-sonnet-4-5"
+    legs = (Leg(None, usage), Leg(opus, usage))
+    each = [cost_pico(book.find("anthropic", model, NOON), usage) for model in (sonnet, opus)]
+    assert cost("anthropic", sonnet, None, legs=legs) == sum(c or 0 for c in each)
+    assert cost("anthropic", sonnet, None, legs=(*legs, Leg("unheard-of", usage))) is None
+
+
+def test_the_memory_of_names_is_bounded() -> None:
+    book = PriceBook(FILE.read_bytes(), {})
+    for i in range(10_000):
+        assert book.find("openai", f"made-up-{i}", NOON) is None
+    assert len(book._memo) <= 4096
