@@ -438,22 +438,18 @@ class Exchange:
         if until_eof:
             self._keep = False
             self._ends_with_close = True
-        elif request.http10 and b"\r\ntransfer-encoding:" in head.low:
+        elif request.http10 and head.encoded:
             decode = self._ends_with_close = True
-        added = b"x-fluxen-id: " + self._id.encode("ascii") + b"\r\n"
-        if not self._keep:
-            added += b"Connection: close\r\n"
+        added = f"x-fluxen-id: {self._id}\r\n" if self._keep else f"x-fluxen-id: {self._id}\r\nConnection: close\r\n"
         self._let_go_of_body()
         if status < 300 and request.method == b"POST":
-            kind = head.value(b"\r\ncontent-type:") or b""
-            if kind.lower().startswith(_METERED):
-                self._meter = Meter(kind.lower().startswith(_EVENTS), head.value(b"\r\ncontent-encoding:"))
-        request_id = head.value(b"\r\nx-request-id:") or head.value(b"\r\nrequest-id:")
-        if request_id:
-            self._upstream_request_id = request_id[:LABEL].decode("latin-1")
-        request.lines.clear()
-        request.noted.clear()
-        return head.relayed(added, decode), self._meter, decode
+            kind = head.content_type
+            if kind.startswith(_METERED):
+                self._meter = Meter(kind.startswith(_EVENTS), head.content_encoding)
+        if head.request_id is not None:
+            self._upstream_request_id = head.request_id[:LABEL].decode("latin-1")
+        request.release()
+        return head.relayed(added.encode("ascii"), decode), self._meter, decode
 
     def answer_data(self, data: bytes) -> None:
         self._response_bytes += len(data)

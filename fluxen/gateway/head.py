@@ -7,11 +7,12 @@ A request's head is a list of lines in the order, case and number they were sent
 upstream is known: Host, the credential and the body's framing. Everything that RFC 9110 (7.6.1) calls hop-by-hop is
 dropped, and so are the headers that Connection nominates.
 
-An answer's head is relayed byte for byte, less hop-by-hop headers and an upstream's `x-fluxen-id`.
+An answer's head is relayed line by line as it came, less hop-by-hop headers and an upstream's `x-fluxen-…`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 MAX_HEAD: Final = 64 * 1024  # bytes; node allows 16 KB, nginx 32 KB: Codex and Claude Code stay below 8 KB
@@ -54,16 +55,26 @@ _NEVER_NOMINATED: Final = (b"host", b"content-length", b"transfer-encoding", b"c
 
 class HeaderKinds(dict[bytes, int]):
     """What to do with a header, by its name as sent. Spellings seen once are remembered (bounded), so that the
-    hot path pays one dict hit for a header."""
+    hot path pays one dict hit for a header. `own` is the kind of what begins with x-fluxen-."""
 
     REMEMBERED = 4096
 
+    def __init__(self, kinds: Mapping[bytes, int], own: int) -> None:
+        super().__init__()
+        self._kinds = kinds
+        self._own = own
+
     def __missing__(self, name: bytes) -> int:
         low = name.lower()
-        kind = _KINDS.get(low, DROP if low.startswith(b"x-fluxen-") else FORWARD)
+        kind = self._kinds.get(low, self._own if low.startswith(b"x-fluxen-") else FORWARD)
         if len(self) < self.REMEMBERED and len(name) <= 64:
             self[name] = kind
         return kind
+
+
+def request_kinds() -> HeaderKinds:
+    """What to do with the headers of requests."""
+    return HeaderKinds(_KINDS, DROP)
 
 
 class RequestHead:
@@ -118,9 +129,9 @@ class RequestHead:
             self.method = self.target = version = b""
         nominated: list[bytes] | None = None
         for at, line in enumerate(lines):
-            kind = kinds[line[: line.find(b":")]] if at else FORWARD
+            name, _, value = line.partition(b":")
+            kind = kinds[name] if at else FORWARD
             if kind:
-                name, _, value = line.partition(b":")
                 value = value.strip(b" \t")
                 if kind >= CONTENT_TYPE:
                     if kind <= CONTENT_ENCODING and kind in self.noted:
@@ -231,6 +242,11 @@ class RequestHead:
             lines[self._framing_at] = b"Content-Length: %d" % body_length
         return b"\r\n".join((*filter(None, lines), b"", b"")) if self._dropped else b"\r\n".join((*lines, b"", b""))
 
+    def release(self) -> None:
+        """The head has been sent and will not be sent again: let go of its bytes."""
+        self.lines.clear()
+        self.noted.clear()
+
     def _refuse(self, status: int, code: str, message: str) -> None:
         if self.fault is None:
             self.fault = (status, code, message)
@@ -250,59 +266,78 @@ def parse_tags(value: bytes) -> dict[str, str] | None:
     return tags if len(tags) <= 16 else None
 
 
-_ANSWER_HOPS: Final = (
-    b"\r\nkeep-alive:",
-    b"\r\nproxy-connection:",
-    b"\r\nproxy-authenticate:",
-    b"\r\nupgrade:",
-    b"\r\nx-fluxen-",
-)
+ANSWER_TYPE, ANSWER_CODING, ANSWER_LENGTH, ANSWER_ENCODING, ANSWER_ID, ANSWER_CONNECTION, ANSWER_DROP = range(1, 8)
+
+_ANSWER_KINDS: Final[dict[bytes, int]] = {
+    b"content-type": ANSWER_TYPE,
+    b"content-encoding": ANSWER_CODING,
+    b"content-length": ANSWER_LENGTH,
+    b"transfer-encoding": ANSWER_ENCODING,
+    b"x-request-id": ANSWER_ID,
+    b"request-id": ANSWER_ID,
+    b"connection": ANSWER_CONNECTION,
+    b"keep-alive": ANSWER_DROP,
+    b"proxy-connection": ANSWER_DROP,
+    b"proxy-authenticate": ANSWER_DROP,
+    b"upgrade": ANSWER_DROP,
+}
+
+
+def answer_kinds() -> HeaderKinds:
+    """What to do with the headers of answers."""
+    return HeaderKinds(_ANSWER_KINDS, ANSWER_DROP)
 
 
 class AnswerHead:
-    """One answer's head, looked at without taking it apart. `raw` ends with the empty line; `low` is it lowercased."""
+    """One answer's head, made of bytes that llhttp has accepted (`raw`, without the empty line at its end)."""
 
-    __slots__ = ("low", "raw")
+    __slots__ = ("_encoding_at", "_lines", "content_encoding", "content_type", "framed", "request_id")
 
-    def __init__(self, raw: bytes) -> None:
-        self.raw = raw
-        self.low = raw.lower()
+    def __init__(self, raw: bytes, kinds: HeaderKinds) -> None:
+        self.content_type = b""
+        self.content_encoding: bytes | None = None
+        self.request_id: bytes | None = None
+        self.framed = False
+        """Whether the head says where the body ends. If not, it ends with the connection."""
+        self._encoding_at = 0
+        lines = self._lines = raw.split(b"\r\n")
+        nominated: bytes | None = None
+        for at, line in enumerate(lines):
+            name, _, value = line.partition(b":")
+            kind = kinds[name] if at else FORWARD
+            if not kind:
+                continue
+            if kind == ANSWER_TYPE:
+                self.content_type = value.strip().lower()
+            elif kind == ANSWER_CODING:
+                self.content_encoding = value.strip()
+            elif kind == ANSWER_LENGTH:
+                self.framed = True
+            elif kind == ANSWER_ENCODING:
+                self._encoding_at = at
+                self.framed = value.rstrip().lower().endswith(b"chunked")
+            elif kind == ANSWER_ID:
+                self.request_id = value.strip()
+            else:
+                lines[at] = b""
+                if kind == ANSWER_CONNECTION:
+                    nominated = value.lower() if nominated is None else nominated + b"," + value.lower()
+        if nominated is not None and nominated.strip() not in (b"keep-alive", b"close"):
+            drop = {token.strip() for token in nominated.split(b",")}.difference(_NEVER_NOMINATED)
+            for at, line in enumerate(lines):
+                if at and line.partition(b":")[0].lower() in drop:
+                    lines[at] = b""
 
-    def value(self, name: bytes) -> bytes | None:
-        """The first value of a header; name as b'\\r\\ncontent-type:'."""
-        at = self.low.find(name)
-        if at < 0:
-            return None
-        at += len(name)
-        return self.raw[at : self.raw.find(b"\r\n", at)].strip()
+    @property
+    def encoded(self) -> bool:
+        """Whether it has a Transfer-Encoding."""
+        return self._encoding_at > 0
 
     def relayed(self, added: bytes, without_encoding: bool) -> bytes:
         """The head for the client: hop-by-hop headers dropped, `added` (whole lines) put last.
 
         without_encoding also drops Transfer-Encoding, for clients that are sent the decoded body.
         """
-        low = self.low
-        if low.find(b"\r\nconnection:") >= 0:
-            for token in self._take(b"\r\nconnection:").split(b","):
-                name = token.strip()
-                if name and name not in _NEVER_NOMINATED:
-                    self._take(b"\r\n" + name + b":")
-        for name in _ANSWER_HOPS:
-            if low.find(name) >= 0:
-                self._take(name)
         if without_encoding:
-            self._take(b"\r\ntransfer-encoding:")
-        return self.raw[:-2] + added + b"\r\n"
-
-    def _take(self, name: bytes) -> bytes:
-        """Cut out every line that begins with `name`; their values, lowercased, joined by commas."""
-        values: list[bytes] = []
-        raw, low = self.raw, self.low
-        at = low.find(name)
-        while at >= 0:
-            end = low.find(b"\r\n", at + 2)
-            values.append(low[at + len(name) : end])
-            raw, low = raw[:at] + raw[end:], low[:at] + low[end:]
-            at = low.find(name, at)
-        self.raw, self.low = raw, low
-        return b",".join(values)
+            self._lines[self._encoding_at] = b""
+        return b"\r\n".join((*filter(None, self._lines), added, b""))

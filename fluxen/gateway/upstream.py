@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 import httptools
 
-from fluxen.gateway.head import MAX_HEAD, AnswerHead
+from fluxen.gateway.head import MAX_HEAD, AnswerHead, answer_kinds
 from fluxen.gateway.meter import Meter
 from fluxen.gateway.timers import TimerWheel, ticks
 
@@ -284,20 +284,18 @@ class UpstreamConnection(asyncio.Protocol):
                 return None
             data = data[end:]
         self._head = None
-        raw, rest = data[:end], data[end:]
-        head = AnswerHead(raw)
+        rest = data[end:]
         exchange = self.exchange
         assert exchange is not None
         # The head alone first: it decides what becomes of the body's bytes.
         try:
-            self._parser.feed_data(raw)
+            self._parser.feed_data(data[:end])
             status = self._status
             if not status:
                 self._break("the upstream's answer is malformed")
                 return None
-            no_body = self._no_body or status == 204 or status == 304
-            if not no_body and b"\r\ncontent-length:" not in head.low:
-                self._until_eof = b"\r\ntransfer-encoding:" not in head.low or not _ends_chunked(head)
+            head = AnswerHead(data[: end - 4], self._pool.answer_kinds)
+            self._until_eof = not (head.framed or self._no_body or status == 204 or status == 304)
             out, self._meter, decode = exchange.answer_head(status, head, self._until_eof)
             if decode:
                 self._decoded = []
@@ -366,11 +364,6 @@ class UpstreamConnection(asyncio.Protocol):
         return int(_BYTES_ACKED.unpack(info)[0]) if len(info) == _BYTES_ACKED.size else -1
 
 
-def _ends_chunked(head: AnswerHead) -> bool:
-    encoding = head.value(b"\r\ntransfer-encoding:") or b""
-    return encoding.lower().endswith(b"chunked")
-
-
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where connections of a pool go. ca_file: trust these authorities instead of the system's."""
@@ -389,6 +382,7 @@ class Pool:
         self.wheel = wheel
         self.tls = _tls(origin.ca_file) if origin.scheme == "https" else None
         self.connections: set[UpstreamConnection] = set()
+        self.answer_kinds = answer_kinds()
         self._idle: deque[UpstreamConnection] = deque()
 
     def take(self) -> UpstreamConnection | None:

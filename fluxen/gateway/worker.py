@@ -20,7 +20,7 @@ import uvloop
 
 from fluxen.gateway.accountant import Accountant
 from fluxen.gateway.exchange import Exchange
-from fluxen.gateway.head import HeaderKinds
+from fluxen.gateway.head import request_kinds
 from fluxen.gateway.listener import Listener
 from fluxen.gateway.notices import Notices
 from fluxen.gateway.snapshot import Snapshot
@@ -40,7 +40,7 @@ class Worker:
         self.journal = journal
         self.loop = loop
         self.wheel = TimerWheel()
-        self.header_kinds = HeaderKinds()
+        self.header_kinds = request_kinds()
         self.accountant = Accountant()
         self.body_bytes = 0
         self.draining = False
