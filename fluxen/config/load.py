@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fluxen.config import paths
-from fluxen.config.document import MAX_BYTES, Document, Problem, Where, read_document
+from fluxen.config.document import MAX_BYTES, Document, Problem, Where, dotted, read_document
 from fluxen.config.model import NAME, Config, Upstream, Upstreams
 from fluxen.config.values import Sources, parse_address, sendable, substitute
 from fluxen.errors import ConfigError
@@ -99,8 +99,9 @@ def load_bytes(raw: bytes, env: Mapping[str, str], path: Path | None) -> Loaded:
     return Loaded(config, path, warnings, document)
 
 
-def _order(problem: Problem) -> tuple[int, int, str]:
-    return (problem.mark.line, problem.mark.column, problem.message) if problem.mark else (0, 0, problem.message)
+def _order(problem: Problem) -> tuple[int, int, str, str]:
+    line, column = (problem.mark.line, problem.mark.column) if problem.mark else (0, 0)
+    return line, column, dotted(problem.where), problem.message
 
 
 def _field_problems(error: ValidationError, document: Document) -> Iterator[Problem]:

@@ -236,7 +236,7 @@ class Config(Section):
     data_dir: FilePath = Field(
         default=Path(),
         json_schema_extra=_no_default,
-        description="ledger and other data; relative to this file; FLUXEN_DATA_DIR wins; default: $XDG_DATA_HOME/fluxen",
+        description="ledger and other data; relative to the file; FLUXEN_DATA_DIR wins; default: $XDG_DATA_HOME/fluxen",
     )
     server: Server = Server()
     upstreams: Upstreams = Upstreams()
