@@ -59,8 +59,13 @@ def provider_for_model(model: str, catalogue: Mapping[str, Provider]) -> str | N
         return None
     if ":" in model and not model.startswith("ft:"):
         return None
-    names = {provider.name for provider in catalogue.values() if provider.recognises(model)}
-    return names.pop() if len(names) == 1 else None
+    found = None
+    for provider in catalogue.values():
+        if provider.models and provider.recognises(model):
+            if found is not None and found != provider.name:
+                return None
+            found = provider.name
+    return found
 
 
 def provider_of_upstream(name: str, target_url: str | None, catalogue: Mapping[str, Provider]) -> Provider | None:

@@ -1,0 +1,105 @@
+"""The catalogue: complete entries, and model names that are recognised only where one provider can be meant."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from fluxen.providers.catalogue import load_catalogue, provider_for_model, provider_of_upstream
+from fluxen.providers.dialect import dialects
+
+CATALOGUE = load_catalogue()
+
+
+def test_every_provider_can_be_called() -> None:
+    assert {"openai", "anthropic", "gemini", "groq", "mistral", "deepseek", "xai", "openrouter"} <= CATALOGUE.keys()
+    for provider in CATALOGUE.values():
+        assert provider.dialect in dialects()
+        target = urlsplit(provider.base_url)
+        assert target.scheme == "https" or target.hostname == "127.0.0.1", provider.name
+        assert not target.query and not target.username and not provider.base_url.endswith("/")
+        assert not provider.base_url.endswith(("/v1", "/v1beta"))  # the version is inserted, not part of the address
+        assert provider.version_segment in ("", "/v1", "/v1beta")
+        assert provider.credential_header == provider.credential_header.lower()
+        assert provider.env or provider.name == "lmstudio"
+
+
+def test_aliases_are_the_same_provider() -> None:
+    assert CATALOGUE["google"] is CATALOGUE["gemini"]
+    assert CATALOGUE["gemini"].env == ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+    assert (CATALOGUE["gemini"].credential_header, CATALOGUE["gemini"].credential_scheme) == ("x-goog-api-key", "")
+    assert (CATALOGUE["openai"].credential_header, CATALOGUE["openai"].credential_scheme) == (
+        "authorization",
+        "Bearer ",
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [
+        ("gpt-4o", "openai"),
+        ("gpt-5.2-codex", "openai"),
+        ("chatgpt-4o-latest", "openai"),
+        ("o1", "openai"),
+        ("o3-mini-2025-01-31", "openai"),
+        ("o4-mini", "openai"),
+        ("codex-mini-latest", "openai"),
+        ("ft:gpt-4o-mini-2024-07-18:acme::abc", "openai"),
+        ("text-embedding-3-small", "openai"),
+        ("dall-e-3", "openai"),
+        ("whisper-1", "openai"),
+        ("tts-1-hd", "openai"),
+        ("claude-sonnet-4-5-20250929", "anthropic"),
+        ("gemini-2.5-pro", "gemini"),
+        ("models/gemini-2.5-pro", "gemini"),
+        ("gemini-embedding-001", "gemini"),
+        ("text-embedding-004", "gemini"),
+        ("mistral-large-latest", "mistral"),
+        ("codestral-2501", "mistral"),
+        ("deepseek-chat", "deepseek"),
+        ("grok-4", "xai"),
+        ("sonar-pro", "perplexity"),
+        # Served by many, or by nobody we know: no guess.
+        ("gpt-oss-120b", None),
+        ("llama-3.3-70b-versatile", None),
+        ("gemma-3-27b-it", None),
+        ("qwen3-coder", None),
+        ("command-r", None),
+        ("whisper-large-v3", None),
+        ("openai/gpt-4o", None),
+        ("deepseek-r1:8b", None),
+        ("o1x", None),
+        ("my-gpt-4", None),
+        ("", None),
+    ],
+)
+def test_a_model_names_its_provider(model: str, provider: str | None) -> None:
+    assert provider_for_model(model, CATALOGUE) == provider
+
+
+def test_a_name_that_two_providers_claim_is_nobodys() -> None:
+    one, other = CATALOGUE["openai"], CATALOGUE["mistral"]
+    assert provider_for_model("gpt-4o", {"a": one, "alias": one}) == "openai"
+    assert provider_for_model("gpt-4o", {"b": other}) is None
+    assert provider_for_model("gpt-4o", {}) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "provider"),
+    [
+        ("openai", None, "openai"),
+        ("openai", "http://127.0.0.1:9200", "openai"),  # its name says whose it is: a proxy of one's own
+        ("backup", "https://api.openai.com", "openai"),
+        ("backup", "https://api.openai.com/v1", "openai"),
+        ("fast", "https://api.groq.com/openai/v1", "groq"),
+        ("fast", "https://api.groq.com/other", None),
+        ("gpu", "http://10.0.0.7:8000/v1", None),
+        ("gpu", "http://127.0.0.1:8000", None),
+        ("gpu", "https://api.openai.com.evil.example", None),
+        ("gpu", None, None),
+    ],
+)
+def test_whose_an_upstream_is(name: str, url: str | None, provider: str | None) -> None:
+    found = provider_of_upstream(name, url, CATALOGUE)
+    assert (found and found.name) == provider

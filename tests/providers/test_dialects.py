@@ -1,0 +1,158 @@
+"""Endpoint templates that can't leak or grow, models in paths, and refusals in the caller's own shape."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import anthropic
+import httpx2
+import openai
+import pytest
+from google.genai import errors as google_errors
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fluxen.providers.dialect import Dialect, dialects
+
+ALL = list(dialects().values())
+OPENAI, ANTHROPIC, GEMINI = dialects()["openai"], dialects()["anthropic"], dialects()["gemini"]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path", "template"),
+    [
+        (OPENAI, "/v1/chat/completions", "/v1/chat/completions"),
+        (OPENAI, "/chat/completions", "/v1/chat/completions"),
+        (OPENAI, "/v1/chat/completions/", "/v1/chat/completions"),
+        (OPENAI, "/v1/responses/resp_123", "/v1/responses/{id}"),
+        (OPENAI, "/v1/responses/input_tokens", "/v1/responses/input_tokens"),
+        (OPENAI, "/v1/responses/compact", "/v1/responses/compact"),
+        (OPENAI, "/v1/responses/resp_123/cancel", "/v1/responses/{id}/cancel"),
+        (OPENAI, "/v1/files/file-abc/content", "/v1/files/{id}/content"),
+        (OPENAI, "/v1/models/vendor/model", "/v1/models/{vendor}/{model}"),
+        (OPENAI, "/v1/files//content", "/v1/{other}"),
+        (OPENAI, "/v2/chat/completions", "/v1/{other}"),
+        (OPENAI, "/v1/secret-thing/42", "/v1/{other}"),
+        (OPENAI, "", "/v1/{other}"),
+        (ANTHROPIC, "/v1/messages", "/v1/messages"),
+        (ANTHROPIC, "/v1/messages/count_tokens", "/v1/messages/count_tokens"),
+        (ANTHROPIC, "/v1/messages/batches/msgbatch_1/results", "/v1/messages/batches/{id}/results"),
+        (ANTHROPIC, "/v1/models/claude-x", "/v1/models/{model}"),
+        (GEMINI, "/v1beta/models/gemini-2.5-pro:generateContent", "/v1beta/models/{model}:generateContent"),
+        (GEMINI, "/v1/models/gemini-2.5-pro:streamGenerateContent", "/v1/models/{model}:streamGenerateContent"),
+        (GEMINI, "/models/gemini-2.5-pro:countTokens", "/v1beta/models/{model}:countTokens"),
+        (GEMINI, "/v1beta/models/e:batchEmbedContents", "/v1beta/models/{model}:batchEmbedContents"),
+        (GEMINI, "/v1beta/tunedModels/mine:generateContent", "/v1beta/tunedModels/{model}:generateContent"),
+        (GEMINI, "/v1beta/models/m:secret-method", "/v1beta/models/{model}:{method}"),
+        (GEMINI, "/v1beta/models", "/v1beta/models"),
+        (GEMINI, "/v1beta/models/gemini-2.5-pro", "/v1beta/models/{model}"),
+        (GEMINI, "/v1beta/files/abc", "/v1beta/files/{id}"),
+        (GEMINI, "/upload/v1beta/files", "/v1beta/files"),
+        (GEMINI, "/v1beta/openai/chat/completions", "/v1beta/openai/chat/completions"),
+        (GEMINI, "/v1beta/nothing/here", "/v1beta/{other}"),
+    ],
+)
+def test_a_path_becomes_its_template(dialect: Dialect, path: str, template: str) -> None:
+    assert dialect.endpoint(path) == template
+
+
+SEGMENT = st.sampled_from(
+    ["v1", "v1beta", "models", "chat", "completions", "files", "messages", "batches", "responses", "upload", "openai"]
+) | st.text(alphabet=st.characters(blacklist_categories=("Cs",)), max_size=12)
+
+
+@given(st.sampled_from(ALL), st.lists(SEGMENT, max_size=8), st.sampled_from(["", ":", ":generateContent", ":x"]))
+def test_a_template_is_never_made_of_what_a_client_sent(dialect: Dialect, segments: list[str], method: str) -> None:
+    """Whatever the path, the template is one of a fixed set: those of paths with every id replaced by another one."""
+    path = "/" + "/".join(segments) + method
+    template = dialect.endpoint(path)
+    assert re.fullmatch(r"(/[A-Za-z0-9_]+|/\{[a-z]+\})+(:[A-Za-z]+|:\{method\})?", template)
+    assert len(template) < 80
+    as_path = re.sub(r"\{(model|id|vendor)\}", "zzz", template)
+    assert dialect.endpoint(as_path) == template or "{other}" in template or "{method}" in template
+
+
+def test_templates_know_nothing_of_ids() -> None:
+    for dialect in ALL:
+        seen = {
+            dialect.endpoint(f"/v1/{word}/{n}/{n}:{n}")
+            for n in range(200)
+            for word in ("files", "models", "x", "responses")
+        }
+        assert len(seen) <= 6
+
+
+def test_the_model_in_a_path() -> None:
+    assert GEMINI.model_in_path("/v1beta/models/gemini-2.5-pro:generateContent") == "gemini-2.5-pro"
+    assert GEMINI.model_in_path("/v1/models/a%20b%3Ac:streamGenerateContent") == "a b:c"
+    assert GEMINI.model_in_path("/v1beta/models/gemini-2.5-pro") == "gemini-2.5-pro"
+    assert GEMINI.model_in_path("/v1beta/tunedModels/mine:generateContent") == "mine"
+    for path in (
+        "/v1beta/models",
+        "/v1beta/models/",
+        "/v1beta/models/:generateContent",
+        "/v1beta/files/a",
+        "",
+        ":",
+        "/x:y",
+    ):
+        assert GEMINI.model_in_path(path) is None
+    assert OPENAI.model_in_path("/v1/models/gpt-4o") is None
+    assert ANTHROPIC.model_in_path("/v1/messages") is None
+
+
+def test_only_gemini_streams_by_path() -> None:
+    assert GEMINI.streams_by_path("/v1beta/models/m:streamGenerateContent")
+    assert not GEMINI.streams_by_path("/v1beta/models/m:generateContent")
+    assert not OPENAI.streams_by_path("/v1/chat/completions")
+
+
+MESSAGE = 'Budget "team" is spent – ask the owner'
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 409, 413, 426, 429, 431, 500, 502, 503, 504, 529])
+def test_refusals_have_the_shape_their_sdk_reads(status: int) -> None:
+    response = httpx2.Response(
+        status,
+        request=httpx2.Request("POST", "http://gateway/v1/x"),
+        headers={"content-type": "application/json"},
+        content=OPENAI.error_body(status, "budget_spent", MESSAGE),
+    )
+    raised = openai.OpenAI(api_key="x")._make_status_error_from_response(response)
+    assert (raised.status_code, raised.code, raised.param) == (status, "budget_spent", None)
+    assert MESSAGE in raised.message and raised.type
+
+    response = httpx2.Response(
+        status,
+        request=response.request,
+        headers=response.headers,
+        content=ANTHROPIC.error_body(status, "budget_spent", MESSAGE),
+    )
+    failed = anthropic.Anthropic(api_key="x")._make_status_error_from_response(response)
+    assert isinstance(failed.body, dict)
+    assert failed.body["type"] == "error" and failed.body["error"]["message"] == MESSAGE
+
+    body = json.loads(GEMINI.error_body(status, "budget_spent", MESSAGE))
+    google = google_errors.APIError(status, body)
+    assert (google.code, google.message) == (status, MESSAGE)
+    assert re.fullmatch(r"[A-Z_]+", google.status or "")
+    assert body["error"]["details"][0]["reason"] == "BUDGET_SPENT"
+
+
+def test_the_kind_of_error_is_the_providers_own_word() -> None:
+    def kind(dialect: Dialect, status: int) -> str:
+        error = json.loads(dialect.error_body(status, "c", "m"))["error"]
+        return str(error.get("type") or error.get("status"))
+
+    assert [kind(ANTHROPIC, s) for s in (400, 401, 403, 404, 413, 429, 502, 504)] == [
+        *("invalid_request_error", "authentication_error", "permission_error", "not_found_error"),
+        *("request_too_large", "rate_limit_error", "api_error", "timeout_error"),
+    ]
+    assert [kind(GEMINI, s) for s in (400, 401, 403, 404, 429, 502, 504)] == [
+        *("INVALID_ARGUMENT", "UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "RESOURCE_EXHAUSTED"),
+        *("UNAVAILABLE", "DEADLINE_EXCEEDED"),
+    ]
+    assert [kind(OPENAI, s) for s in (400, 401, 429, 502)] == [
+        *("invalid_request_error", "authentication_error", "rate_limit_error", "server_error"),
+    ]
