@@ -142,7 +142,9 @@ class RequestHead:
                     self._dropped = True
                     low = value.lower()
                     if low != b"keep-alive":
-                        nominated = [*(nominated or ()), *(token.strip(b" \t") for token in low.split(b","))]
+                        if nominated is None:
+                            nominated = []
+                        nominated += [token.strip(b" \t") for token in low.split(b",")]
                 else:
                     self._special(kind, at, name, value)
         self._check(version)
@@ -188,6 +190,8 @@ class RequestHead:
                 self._refuse(400, "invalid_request", "HTTP/1.0 has no chunked encoding")
         if self.method == b"CONNECT" or not self.target.startswith(b"/"):
             self._refuse(400, "invalid_request", "the request target must be a path")
+        elif self.method == b"TRACE":  # it is there to echo heads, the provider's key among them
+            self._refuse(405, "method_not_allowed", "TRACE is not forwarded")
         elif self.host is None and not self.http10:
             self._refuse(400, "invalid_request", "the request has no Host header")
         elif len(self.lines) > MAX_HEADERS + 1:

@@ -140,7 +140,7 @@ class Listener(asyncio.Protocol):
             if self._body_open:
                 self.exchange.refuse(408, "request_timeout", "the request's body did not come in time")
         elif self._partial:
-            self._refuse(408, "request_timeout", "the request's head did not come in time")
+            self._refuse(408, "request_timeout", "the request's head did not come in time", self._partial)
         else:
             self.transport.abort()
 
@@ -157,16 +157,17 @@ class Listener(asyncio.Protocol):
         end = whole.find(b"\r\n\r\n", max(0, seen - 3))
         size = end + 4 if end >= 0 else len(whole)
         if size > MAX_HEAD:
-            self._refuse(431, "headers_too_large", f"the request's head is larger than {MAX_HEAD} bytes")
+            self._refuse(431, "headers_too_large", f"the request's head is larger than {MAX_HEAD} bytes", whole)
             return
         self._accepted = False
+        self._body_left = 0
         upgrade = False
         try:
             self._parser.feed_data(whole[seen:size] if seen or size < len(whole) else whole)
         except httptools.HttpParserUpgrade:
             upgrade = True
         except httptools.HttpParserError as error:
-            self._refuse(400, "invalid_request", f"malformed HTTP: {error}")
+            self._refuse(400, "invalid_request", f"malformed HTTP: {error}", whole)
             return
         if end < 0:
             if whole and not seen:
@@ -207,10 +208,12 @@ class Listener(asyncio.Protocol):
         except httptools.HttpParserError as error:
             if self.exchange is not None and self._body_open:
                 self.exchange.refuse(400, "invalid_request", f"malformed HTTP: {error}")
-            else:
-                self._behind = True
-            return
-        if behind and not self._closing:
+                return
+            self._behind = True
+        if self._behind and self.exchange is None:  # answered already: `done` came before what is behind was seen
+            if self.transport is not None and not self._closing:
+                self._close_gently(self.transport)
+        elif behind and not self._closing:
             self._wait(behind)
         elif self._body_open and self._reading and self.exchange is not None:
             self.worker.wheel.arm(self, BODY_TICKS)
@@ -241,7 +244,7 @@ class Listener(asyncio.Protocol):
     # --- llhttp's side
 
     def on_message_begin(self) -> None:
-        if self.exchange is not None:
+        if self._body_left < 0:
             self._behind = True
 
     def on_headers_complete(self) -> None:
@@ -272,10 +275,10 @@ class Listener(asyncio.Protocol):
         assert self.exchange is not None
         self.exchange.end()
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        """Refuse what never became a request."""
+    def _refuse(self, status: int, code: str, message: str, seen: bytes = b"") -> None:
+        """Refuse what never became a request. seen: its bytes; the first line tells whose protocol to answer in."""
         self._partial = b""
-        head = RequestHead(b"", self.worker.header_kinds)
+        head = RequestHead(seen[:1024].partition(b"\r\n")[0], self.worker.header_kinds)
         head.fault = (status, code, message)
         head.keep_alive = False
         self._body_open, self._body_left = True, -1
@@ -288,9 +291,9 @@ class Listener(asyncio.Protocol):
         transport = self.transport
         if transport is None:
             return
-        if self._body_open:
+        if self._body_open or self._behind:
             self._close_gently(transport)
-        elif not keep_alive or self._behind or self.worker.draining:
+        elif not keep_alive or self.worker.draining:
             self._closing = True
             self.worker.wheel.arm(self, STALL_TICKS)  # the transport waits for ever for a client that takes nothing
             transport.close()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 
-# A dot segment in any spelling, an encoded backslash or NUL, a raw backslash, an empty segment.
-_TWO_READINGS = re.compile(rb"//|\\|%5c|%00|/(?:\.|%2e){1,2}(?=/|$)", re.IGNORECASE)
+# A backslash or NUL in any spelling, a fragment, an empty segment, a dot segment (also as "..;" and between slashes
+# that are spelled %2f: some servers decode those before they walk the path).
+_TWO_READINGS = re.compile(rb"\\|%5c|%00|#|(?:/|%2f)(?:/|%2f)|(?:/|%2f)(?:\.|%2e){1,2}(?=/|%2f|;|%3b|$)", re.IGNORECASE)
 _ENCODED_SLASH = re.compile(rb"%2f", re.IGNORECASE)
 
 
@@ -32,7 +33,7 @@ def split_target(target: bytes) -> tuple[bytes, bytes, bytes | None, bool]:
 
 def unsafe(path: bytes) -> bool:
     """Whether two parsers could read this path differently."""
-    if b"%" not in path and b"//" not in path and b"/." not in path and b"\\" not in path:
+    if b"%" not in path and b"//" not in path and b"/." not in path and b"\\" not in path and b"#" not in path:
         return False
     return _TWO_READINGS.search(path) is not None
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-
 from gateway.rig import Gateway, Upstream
 
 StartGateway = Callable[..., Gateway]

@@ -25,7 +25,7 @@ from typing import Any
 from fluxen.ledger.reader import Reader
 
 PATIENCE = 15.0
-"""Seconds after which something that should happen is taken for not happening. Nothing waits for it when all is well."""
+"""Seconds after which what should happen is taken for not happening. Nothing waits for it when all is well."""
 
 KEY = "fx-client-0123456789abcdef"
 PROVIDER_KEY = "sk-provider-fedcba9876543210"
@@ -213,7 +213,10 @@ class Connection:
 Play = bytes | Callable[[Connection, Request], object]
 """The answer to one request: bytes, or what to do. A callable that closes the connection ends it."""
 
-OK_BODY = b'{"id":"x","model":"m-1","choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":11,"completion_tokens":7,"total_tokens":18}}'
+OK_BODY = (
+    b'{"id":"x","model":"m-1","choices":[{"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":11,"completion_tokens":7,"total_tokens":18}}'
+)
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(OK_BODY), OK_BODY)
 
 
