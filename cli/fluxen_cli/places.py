@@ -19,7 +19,22 @@ ConfigFile = Annotated[
 
 def ledger_folder(data_dir: Path | None, config: Path | None) -> Path:
     """The folder of the ledger that is there; NoDataError names every folder looked in."""
-    from fluxen.config.locate import data_candidates
     from fluxen.config.paths import existing_ledger
 
-    return existing_ledger(data_candidates(data_dir, config, os.environ))
+    return existing_ledger(_candidates(data_dir, config))
+
+
+def _candidates(explicit: Path | None, config: Path | None) -> tuple[Path, ...]:
+    """The data folders to look in, in order. One that somebody named is the only one: others hold other data."""
+    from fluxen.config import paths
+
+    if explicit is not None:
+        return (explicit.expanduser().absolute(),)
+    if os.environ.get("FLUXEN_DATA_DIR"):
+        return (paths.data_dir(None, os.environ),)
+    if file := paths.find_config(config, os.environ):
+        from fluxen.config.locate import written_data_dir  # YAML costs 20 ms, and mostly there is no file
+
+        if written := written_data_dir(file, os.environ):
+            return (written,)
+    return (paths.data_dir(None, os.environ), paths.PACKAGED_DATA)

@@ -1,4 +1,4 @@
-"""Where a command that only reads finds the data: without checking the configuration and without its secrets.
+"""Where the data is, for a command that only reads: without checking the configuration and without its secrets.
 
 `fluxen report` runs in a shell that has no provider keys, perhaps beside a file somebody is just editing. All it needs
 of that file is `data_dir`.
@@ -9,26 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fluxen.config import paths
 from fluxen.config.document import MAX_BYTES, read_document
 from fluxen.config.values import substitute
 from fluxen.errors import ConfigError
 
-PACKAGED_DATA = Path("/var/lib/fluxen")
 
-
-def data_candidates(explicit: Path | None, config: Path | None, env: Mapping[str, str]) -> tuple[Path, ...]:
-    """The data folders to look in, in order. One that somebody named is the only one: others are other data."""
-    if explicit is not None:
-        return (explicit.expanduser().absolute(),)
-    if env.get("FLUXEN_DATA_DIR"):
-        return (paths.data_dir(None, env),)
-    file = paths.find_config(config, env)
-    written = _written(file, env) if file else None
-    return (written,) if written else (paths.data_dir(None, env), PACKAGED_DATA)
-
-
-def _written(file: Path, env: Mapping[str, str]) -> Path | None:
+def written_data_dir(file: Path, env: Mapping[str, str]) -> Path | None:
     """`data_dir` of a configuration that need not be valid otherwise."""
     try:
         with file.open("rb") as stream:

@@ -14,6 +14,8 @@ from fluxen.errors import ConfigError, NoDataError
 
 FILE_NAME = "fluxen.yaml"
 SYSTEM_CONFIG = Path("/etc/fluxen") / FILE_NAME
+PACKAGED_DATA = Path("/var/lib/fluxen")
+"""Where an installed service keeps its data; read when the user has none of their own."""
 
 
 def config_candidates(env: Mapping[str, str]) -> tuple[Path, ...]:
