@@ -13,14 +13,16 @@ import msgspec
 import pytest
 from ledger import kill
 from ledger.samples import DAY, NOON, begin, count, end, rows, serve, settled
-from ledger.test_journal import poll, segments
+from ledger.test_journal import locked, poll, segments
+from ledger.writers import ENVIRONMENT
 
 from fluxen.errors import LedgerError
 from fluxen.ledger import manifest as manifests
 from fluxen.ledger import store
 from fluxen.ledger.compactor import MERGE_FILES, Compactor, exclusive
 from fluxen.ledger.journal import Journal, segment_name
-from fluxen.ledger.record import End, new_id
+from fluxen.ledger.reader import Reader
+from fluxen.ledger.record import LOST, End, new_id
 from fluxen.ledger.schema import BEGIN_FIELDS, END_FIELDS, SCHEMA
 
 
@@ -94,8 +96,6 @@ def test_values_that_do_not_fit_are_null_not_fatal(tmp_path: Path) -> None:
     )
     write_segment(tmp_path, line(odd), b"")
     select = "SELECT output_tokens, cost_usd, latency_ms, status, attempts FROM requests"
-    from fluxen.ledger.reader import Reader
-
     for _ in range(2):
         assert Reader(tmp_path).query(select).rows == [(None,) * 5]
         settled(tmp_path).close()
@@ -269,8 +269,7 @@ def struck(tmp_path: Path, option: str, point: str) -> subprocess.Popen[bytes]:
         option,
         f"{point}:1",
     ]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return subprocess.Popen(command, env=environment)
+    return subprocess.Popen(command, env=ENVIRONMENT)
 
 
 @pytest.mark.parametrize("point", kill.COMPACTOR_POINTS)
@@ -304,28 +303,19 @@ def test_a_compactor_killed_at(tmp_path: Path, point: str) -> None:
 
 @pytest.mark.parametrize("point", kill.JOURNAL_POINTS)
 def test_a_writer_killed_in_its_rotation_at(tmp_path: Path, point: str) -> None:
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        journal = Journal(tmp_path, "node", 0, segment_bytes=2000, checkpoint=kill.strike(f"{point}:3", signal.SIGKILL))
-        journal.begin(begin())
-        while True:
-            start = begin()
-            journal.begin(start)
-            os.write(writing, b"b")
-            journal.end(end(start))
-            os.write(writing, b"e")
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read()
-    finished, lost, open_ = count(tmp_path)
-    # The rotation happens within `begin` or `end`, after the line: one call is written but not acknowledged.
-    assert said.count(b"e") <= finished <= said.count(b"e") + 1
-    assert said.count(b"b") <= finished + lost - 1 <= said.count(b"b") + 1
-    assert open_ == 0
-    settled(tmp_path).close()
-    assert count(tmp_path) == (finished, lost, 0)
+    folder, acks = tmp_path / "ledger", kill.Acks(tmp_path / "acks")
+    acks.folder.mkdir()
+    command = [sys.executable, str(kill.__file__), "--role", "writer", "--folder", str(folder), "--node", "w"]
+    command += ["--acks", str(acks.folder), "--die", f"{point}:4"]
+    assert subprocess.run(command, env=ENVIRONMENT, timeout=60, check=False).returncode == -signal.SIGKILL
+    acks.update()
+    assert acks.ended["w"]
+    select = "SELECT node, request_bytes, error, false FROM requests ORDER BY id"
+    before = Reader(folder).query(select).rows
+    assert not list(kill.compare(before, acks.begun, acks.ended))
+    assert 0 < sum(error == LOST for _, _, error, _ in before) <= len(acks.begun["w"]) - len(acks.ended["w"]) + 1
+    settled(folder).close()
+    assert Reader(folder).query(select).rows == before
 
 
 @pytest.mark.parametrize("fate", ["ends its requests", "dies"])
@@ -361,8 +351,6 @@ def test_a_compactor_stopped_between_listing_and_locking(tmp_path: Path, fate: s
 
 
 def locked_by_another(path: Path) -> bool:
-    from ledger.test_journal import locked
-
     try:
         return locked(path)
     except FileNotFoundError:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from ledger.samples import begin, count, end, rows, serve, settled
+from ledger.writers import ENVIRONMENT
 from shared import missing
 
 from fluxen.errors import LedgerError
@@ -257,9 +258,8 @@ assert 0 < len(written) < 200 and journal.lost == 200 - len(written)
 assert path.read_bytes().endswith(b"\\n")
 print(len(written))
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     answer = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
     assert count(tmp_path)[0] == int(answer.stdout)

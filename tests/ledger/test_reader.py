@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from ledger.samples import DAY, NOON, begin, count, end, row, rows, serve, settled
-from ledger.test_compactor import line, write_segment
+from ledger.test_compactor import line, locked_by_another, write_segment
+from ledger.test_journal import poll
 
 from fluxen.errors import LedgerError, QueryError
 from fluxen.ledger import manifest as manifests
@@ -170,9 +171,6 @@ def test_a_rotation_while_the_reader_looks(tmp_path: Path, look: str, compacted:
         old = sorted((tmp_path / "journal").iterdir())[-1]
         journal.tick()
         journal.end(end(start))
-        from ledger.test_compactor import locked_by_another
-        from ledger.test_journal import poll
-
         poll(lambda: not locked_by_another(old), "the old segment to be sealed")
         if compacted:
             compactor.step()

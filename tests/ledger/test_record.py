@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 import time
 import uuid
 
@@ -25,22 +26,22 @@ def test_ids_of_one_process_ascend_and_never_repeat() -> None:
     assert ids == sorted(set(ids))
 
 
+FORKS = """
+import os, sys
+from fluxen.ledger.record import new_id
+new_id()
+for _ in range(4):
+    if os.fork() == 0:
+        # The 62 random bits alone: were the generator shared, they would be the same in all children.
+        os.write(1, b"".join(new_id()[19:].encode() + b"\\n" for _ in range(100)))
+        os._exit(0)
+for _ in range(4):
+    assert os.wait()[1] == 0
+"""
+
+
 def test_forked_workers_draw_different_ids() -> None:
-    reading, writing = os.pipe()
-    new_id()
-    children = []
-    for _ in range(4):
-        child = os.fork()
-        if child == 0:
-            # The 62 random bits alone: were the generator shared, they would be the same in all children.
-            os.write(writing, b"".join(new_id()[19:].encode() + b"\n" for _ in range(100)))
-            os._exit(0)
-        children.append(child)
-    for child in children:
-        assert os.waitpid(child, 0)[1] == 0
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        drawn = pipe.read().split()
+    drawn = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, check=True).stdout.split()
     assert len(drawn) == len(set(drawn)) == 400
 
 

@@ -260,7 +260,7 @@ def test_other_tools_open_the_views_read_only_while_they_are_replaced(folder: Pa
 
 
 def test_views_are_read_by_older_engines_and_removed_of_a_stale_log(folder: Path) -> None:
-    """The format is in the header: a 64-bit storage version behind the magic bytes. 65 is what 1.2 wrote and all later ones read."""
+    """The format is in the header, behind the magic bytes: 65 is what DuckDB 1.2 wrote and all later ones read."""
     path = folder / catalogue.NAME
     header = path.read_bytes()[:20]
     assert header[8:12] == b"DUCK"
