@@ -44,24 +44,28 @@ def read_start(dialect: Dialect, piece: bytes, landmarks: tuple[bytes, ...]) -> 
         if _knows(found, landmark):
             continue
         for at in _from_start(piece, landmark):
-            part = _closed(dialect, piece, at + len(landmark))
+            part = _closed(dialect, piece, landmark, at)
             if part is not None:
                 found.complete_from(part)
                 break
     return found
 
 
-def _closed(dialect: Dialect, piece: bytes, at: int) -> Part | None:
-    end = at
-    for _ in range(_TRIES):  # the value ends at one of the next quotes or closing braces
-        ends = [e for e in (piece.find(b'"', end), piece.find(b"}", end)) if e >= 0]
-        if not ends:
+def _closed(dialect: Dialect, piece: bytes, landmark: bytes, at: int) -> Part | None:
+    """The beginning, up to the end of the value of the key at `at`, with its objects closed."""
+    is_usage = b"usage" in landmark
+    end = at + len(landmark)
+    for _ in range(_TRIES):  # a usage object ends at one of the next braces, a name at one of the next quotes
+        end = piece.find(b"}" if is_usage else b'"', end) + 1
+        if end == 0:
             return None
-        end = min(ends) + 1
         for closers in (b"}", b"}}"):
             part = dialect.part(piece[:end] + closers)
-            if _useful(part):
-                return part
+            if part is None or not _useful(part):
+                continue
+            if is_usage and (part.usage is None or not piece.endswith(part.usage, 0, end)):
+                continue  # a closer of ours ended the usage object itself: it goes on
+            return part
     return None
 
 

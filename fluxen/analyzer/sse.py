@@ -20,28 +20,32 @@ def normalised(stream: bytes) -> bytes:
 
 def forwards(stream: bytes) -> Iterator[bytes]:
     """A normalised stream's events from its beginning, undecoded; the last one may lack its end."""
-    start, end = 0, stream.find(b"\n\n")
-    while end >= 0:
-        yield stream[start:end]
-        start = end + 2
-        end = stream.find(b"\n\n", start)
+    start, at = 0, stream.find(b"\n")  # a search for one byte is many times faster than one for two
+    while at >= 0:
+        if stream[at + 1 : at + 2] == b"\n":
+            yield stream[start:at]
+            start = at = at + 2
+        else:
+            at += 1
+        at = stream.find(b"\n", at)
     yield stream[start:]
 
 
 def backwards(stream: bytes) -> Iterator[bytes]:
     """The same from its end; the last one yielded, the stream's first, may lack its beginning."""
     end = len(stream)
-    start = stream.rfind(b"\n\n")
-    while start >= 0:
-        yield stream[start + 2 : end]
-        end = start
-        start = stream.rfind(b"\n\n", 0, end)
+    at = stream.rfind(b"\n")
+    while at > 0:
+        if stream[at - 1] == 0x0A:
+            yield stream[at + 1 : end]
+            end = at = at - 1
+        at = stream.rfind(b"\n", 0, at)
     yield stream[:end]
 
 
 def data(block: bytes) -> bytes:
     """An event's data; empty if it has none."""
     if block.startswith(b"data:") and b"\n" not in block:
-        return block[5:]
-    lines = [line[5:] for line in block.split(b"\n") if line.startswith(b"data:")]
+        return block[5:].removeprefix(b" ")
+    lines = [line[5:].removeprefix(b" ") for line in block.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(lines)

@@ -32,6 +32,7 @@ RAW_LIMIT: Final = 4096  # bytes of the provider's usage object that a row keeps
 _LOOK_BACK: Final = 12  # events looked at from the end; beyond, only those that mention usage
 _MENTIONS: Final = 8  # of these
 _EVENTS: Final = 2048  # events of any kind, empty ones and comments included
+_LINES: Final = 64  # lines of one event that are tried as events of their own
 _LOOK_AHEAD: Final = 8  # events looked at from the start
 
 _BLANK: Final = b"\xef\xbb\xbf \t\r\n"
@@ -177,7 +178,7 @@ def _data(block: bytes) -> list[bytes]:
     if len(data) < 8:  # nothing, or [DONE]
         return []
     if b"\n" in data:  # JSON over several lines, or a server that leaves out the blank line between events
-        return [data, *reversed(data.split(b"\n"))]
+        return [data, *reversed(data.split(b"\n")[-_LINES:])]
     return [data]
 
 

@@ -334,6 +334,16 @@ def test_an_image_larger_than_the_tail() -> None:
         assert (reading.model, reading.finish) == ("g", "STOP")
 
 
+@pytest.mark.parametrize("details", ['{"cached_tokens":2}', '{"cached_tokens":2,"audio_tokens":0,"text_tokens":3}'])
+def test_usage_in_front_of_a_body_too_large_to_hold(details: str) -> None:
+    """Never a part of the object: what comes after the details counts, too."""
+    usage = f'{{"prompt_tokens":5,"prompt_tokens_details":{details},"completion_tokens":2,"total_tokens":7}}'
+    body = f'{{"usage":{usage},"model":"m","choices":[{{"message":"{"x" * 3 * TAIL}"}}]}}'.encode()
+    reading = read_clipped("openai", CHAT, 200, body[:HEAD], body[-TAIL:])
+    assert (reading.usage, reading.source) == (Usage(input=3, cache_read=2, output=2), "reported")
+    assert (reading.raw, reading.model) == (usage.encode(), "m")
+
+
 # ------------------------------------------------------------------------------------------ broken off
 
 

@@ -72,8 +72,8 @@ MESSAGE = json.dumps(
 def chat_stream(size: int, usage: bool) -> bytes:
     def event(choices: str, tail: str) -> str:
         return (
-            'data: {"id":"chatcmpl-B9","object":"chat.completion.chunk","created":1741569952,"model":"gpt-4.1-2025-04-14",'
-            f'"service_tier":"default","system_fingerprint":"fp_1","choices":{choices},"usage":{tail}}}\n\n'
+            'data: {"id":"chatcmpl-B9","object":"chat.completion.chunk","created":1741569952,'
+            f'"model":"gpt-4.1-2025-04-14","service_tier":"default","system_fingerprint":"fp_1","choices":{choices},"usage":{tail}}}\n\n'
         )
 
     word = event('[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}]', "null")
@@ -84,8 +84,8 @@ def chat_stream(size: int, usage: bool) -> bytes:
 
 def message_stream(size: int) -> bytes:
     start = (
-        'event: message_start\ndata: {"type":"message_start","message":{"model":"claude-sonnet-4-5-20250929","id":"msg_01",'
-        '"usage":{"input_tokens":20,"cache_read_input_tokens":0,"cache_creation_input_tokens":0,"output_tokens":1}}}\n\n'
+        'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_01",'
+        '"model":"claude-sonnet-4-5-20250929","usage":{"input_tokens":20,"cache_read_input_tokens":0,"cache_creation_input_tokens":0,"output_tokens":1}}}\n\n'
     )
     word = (
         'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
