@@ -129,7 +129,7 @@ def _rich_table(
         table.add_row(*(Text(show(value)) for value in row))
     buffer = io.StringIO()
     width = Console().width
-    colour = "NO_COLOR" not in os.environ
+    colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     Console(file=buffer, width=width, force_terminal=colour, no_color=not colour).print(table)
     emit(buffer.getvalue())
 

@@ -8,11 +8,12 @@ its usage source is `none`, and that is known.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from fluxen.errors import QueryError
 
@@ -57,7 +58,10 @@ _MEASURES: dict[str, str] = {
         "sum(coalesce(cache_write_5m_tokens + cache_write_1h_tokens, cache_write_5m_tokens, cache_write_1h_tokens))"
     ),
     "output_tokens": "sum(output_tokens)",
-    "cost_usd": "sum(cost_usd)",
+    "cost_usd": (
+        f"CASE WHEN count(*) FILTER ({_UNKNOWN}) > 0 AND coalesce(sum(cost_usd), 0) = 0 THEN NULL "
+        "ELSE coalesce(sum(cost_usd), 0) END"
+    ),
     "unknown_cost": f"count(*) FILTER ({_UNKNOWN})",
 }
 # Beyond what is shown: for the notes.
@@ -121,33 +125,34 @@ def costs(
     names = tuple(dict.fromkeys(by))
     expressions, parameters = _expressions(names)
     window, bounds = _window(since, until)
-    groups = ", ".join(f"{expression} AS d{index}" for index, expression in enumerate(expressions))
+    groups = "".join(f"{expression} AS d{index}, " for index, expression in enumerate(expressions))
     measures = ", ".join(f"{sql} AS {name}" for name, sql in (_MEASURES | _HIDDEN).items())
     grouped = f"GROUP BY {', '.join(str(index + 1) for index in range(len(names)))}" if names else ""
     # One statement, so that a request is either in flight or finished, not both or neither. The left join gives a
     # row even when there is no group.
     sql = (
         f"SELECT (SELECT count(*) FROM in_flight {window}) AS in_flight, g.* FROM (SELECT 1 AS one) AS o "
-        f"LEFT JOIN (SELECT {groups}{', ' if names else ''}{measures} FROM requests {grouped}) AS g ON true"
+        f"LEFT JOIN (SELECT {groups}{measures} FROM requests {grouped}) AS g ON true ORDER BY {_order(names)}"
     )
     found: list[tuple[Any, ...]] = reader.query(sql, [*bounds, *parameters], since=since, until=until).rows
-    shown = [row[1:] for row in found if row[1 + len(names)]]
     width = len(names) + len(MEASURES)
-    totals = tuple(_total(shown, len(names) + index, name) for index, name in enumerate(MEASURES))
-    rows = sorted((_row(row, names, width) for row in shown), key=lambda row: _order(row, names))
-    cut = rows if limit is None else rows[:limit]
-    known_bounds = [row[width] for row in shown if row[width] is not None]
+    groups_found = [row for row in found if row[1 + len(names)]]
+    columns = list(zip(*groups_found, strict=True)) or [()] * (1 + width + len(_HIDDEN))
+    rows = [row[1 : width + 1] for row in groups_found[:limit]]
+    if not _TIMES.keys().isdisjoint(names):
+        rows = _with_times_as_text(rows, names)
+    known_bounds = [bound for bound in columns[1 + width] if bound is not None]
     return CostReport(
         by=names,
         since=since,
         until=until,
         columns=(*names, *MEASURES),
-        rows=tuple(cut),
-        totals=totals,
-        more=len(rows) - len(cut),
+        rows=tuple(rows),
+        totals=_totals(dict(zip(MEASURES, columns[1 + len(names) :], strict=False))),
+        more=len(groups_found) - len(rows),
         unknown_bound=sum(known_bounds, Decimal(0)) if known_bounds else None,
-        unknown_unbounded=sum(row[width + 1] for row in shown),
-        lost=sum(row[width + 2] for row in shown),
+        unknown_unbounded=sum(columns[2 + width]),
+        lost=sum(columns[3 + width]),
         in_flight=int(found[0][0]) if found else 0,
     )
 
@@ -184,42 +189,38 @@ def _window(since: datetime | None, until: datetime | None) -> tuple[str, list[o
     return (f"WHERE {' AND '.join(conditions)}" if conditions else ""), bounds
 
 
-def _row(row: tuple[Any, ...], names: tuple[str, ...], width: int) -> tuple[Cell, ...]:
-    """A group as it is reported: times as text, cost NULL where it would be a false zero."""
-    labels = tuple(_label(name, value) for name, value in zip(names, row, strict=False))
-    measures = dict(zip(MEASURES, row[len(names) : width], strict=True))
-    measures["cost_usd"] = _known_cost(measures["cost_usd"], measures["unknown_cost"])
-    return (*labels, *measures.values())
+def _order(names: tuple[str, ...]) -> str:
+    """Time first, if that is how it is grouped; then the dearest. What has no known cost comes last."""
+    first = ["d0"] if names and names[0] in _TIMES else []
+    labels = [f"d{index} NULLS LAST" for index in range(len(names))]
+    return ", ".join([*first, "cost_usd DESC NULLS LAST", "requests DESC", *labels])
 
 
-def _label(name: str, value: Any) -> Cell:
-    if name in _TIMES and value is not None:
-        return str(value.strftime(_TIMES[name]))
-    return cast("Cell", value)
+def _with_times_as_text(rows: list[tuple[Any, ...]], names: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    places = [(index, _TIMES[name]) for index, name in enumerate(names) if name in _TIMES]
+
+    @functools.cache
+    def text(moment: datetime, form: str) -> str:
+        return moment.strftime(form)
+
+    shown = []
+    for row in rows:
+        cells = list(row)
+        for index, form in places:
+            cells[index] = text(cells[index], form)  # a row without a time can't be: `ts` is what files are sorted by
+        shown.append(tuple(cells))
+    return shown
 
 
-def _known_cost(total: Decimal | None, unknown: int) -> Decimal | None:
-    return None if unknown and not total else total or Decimal(0)
-
-
-def _total(rows: list[tuple[Any, ...]], index: int, name: str) -> Cell:
-    """The sum of a measure over all groups; of token counts nobody reported: None."""
-    known = [row[index] for row in rows if row[index] is not None]
-    if name == "cost_usd":
-        unknown = sum(row[index + 1] for row in rows)  # unknown_cost stands right behind it
-        return _known_cost(sum(known, Decimal(0)), unknown)
-    counted = name in ("requests", "errors", "unknown_cost")
-    return sum(known) if known or counted else None
-
-
-def _order(row: tuple[Cell, ...], names: tuple[str, ...]) -> tuple[object, ...]:
-    """Time first, if that is how it is grouped; then the dearest; what has no known cost comes last."""
-    cost = row[len(names) + MEASURES.index("cost_usd")]
-    requests = row[len(names) + MEASURES.index("requests")]
-    labels = tuple("\U0010ffff" if label is None else str(label) for label in row[: len(names)])
-    first = labels[0] if names and names[0] in _TIMES else ""
-    dearest = -cost if isinstance(cost, Decimal) else Decimal("Infinity")
-    return (first, dearest, -requests if isinstance(requests, int) else 0, labels)
+def _totals(columns: dict[str, Sequence[Any]]) -> tuple[Cell, ...]:
+    """The sums over all groups; of token counts nobody reported: None."""
+    totals: dict[str, Cell] = {}
+    for name, values in columns.items():
+        known = [value for value in values if value is not None]
+        totals[name] = sum(known) if known or name in ("requests", "errors", "unknown_cost") else None
+    spent = sum((value for value in columns["cost_usd"] if value is not None), Decimal(0))
+    totals["cost_usd"] = spent if spent or not totals["unknown_cost"] else None
+    return tuple(totals[name] for name in MEASURES)
 
 
 def _many(count: object, noun: str) -> str:
