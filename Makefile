@@ -37,6 +37,11 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tests/write_docs.py
 
+# SIGKILL to writers and compactors under load, at random and at every commit point; counts what is missing or doubled.
+.PHONY: kill
+kill: $(VENV)/.installed
+	$(BIN)/python tests/ledger/kill.py --kills 60 $(ARGS)
+
 # A wheel and a source archive in dist/.
 dist: $(VENV)/.installed
 	$(BIN)/python -m hatchling build -d dist
