@@ -176,7 +176,7 @@ class Exchange:
         """Answer in place of an upstream. error: the ledger's word for it, `code` if not given."""
         if self._finished:
             return
-        if self._answering:
+        if self._response_bytes:
             self._break(error or code)
             return
         dialect = self._route.dialect if self._route is not None else dialects()[guess_dialect(self._path)]
@@ -198,6 +198,7 @@ class Exchange:
             retry_after=retry_after,
         )
         self._status = status
+        self._answering = False  # what the upstream's head said never reached the client
         self._response_bytes = len(body)
         if client.transport is not None:
             client.transport.write(answer)
@@ -477,7 +478,7 @@ class Exchange:
             return
         upstream = self._upstream
         self._worker.notice("broken", f"{upstream.name if upstream else 'upstream'}: {reason}")
-        if self._answering:
+        if self._response_bytes:
             self._break("upstream_broke")
         else:
             self.refuse(502, "upstream_broke", f"{reason} before it answered")
@@ -486,7 +487,7 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abandon()
-        if self._answering:
+        if self._response_bytes:
             self._break("upstream_timeout")
         else:
             self.refuse(504, "upstream_timeout", "the upstream did not answer in time")

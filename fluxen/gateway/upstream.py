@@ -161,6 +161,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def release(self) -> None:
         """A fresh connection that nobody needs any more: keep it for the next."""
+        self._reused = True  # by then it may be stale
         self._pool.put(self)
 
     def abandon(self) -> None:
@@ -196,6 +197,8 @@ class UpstreamConnection(asyncio.Protocol):
             if whole is None:
                 return
             data = whole
+            if not self._complete:
+                self._pool.wheel.arm(self, self._idle_after)  # may be nearer than the wait for the head was
         else:
             try:
                 self._parser.feed_data(data)
