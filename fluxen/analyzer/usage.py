@@ -35,7 +35,7 @@ _EVENTS: Final = 2048  # events of any kind, empty ones and comments included
 _LINES: Final = 64  # lines of one event that are tried as events of their own
 _LOOK_AHEAD: Final = 8  # events looked at from the start
 
-_BLANK: Final = b"\xef\xbb\xbf \t\r\n"
+_BLANK: Final = b" \t\r\n"
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError)
 _ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _ANTHROPIC_DOORS: Final = ("/v1/messages", "/v1/messages/count_tokens")
@@ -91,6 +91,7 @@ def read_stream(dialect: str, endpoint: str, status: int, head: bytes, tail: byt
     if billing == "free" or not 200 <= status < 300:
         return Reading()
     gap = len(tail) >= TAIL
+    head = head.removeprefix(b"\xef\xbb\xbf")
     start = head[:64].lstrip(_BLANK)[:1]
     if start == b"{" and not gap:  # JSON although a stream was asked for
         return _reading(spoken, endpoint, spoken.part((head + tail).lstrip(_BLANK)) or Part(), final=True)

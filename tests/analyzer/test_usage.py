@@ -365,6 +365,11 @@ def test_a_message_left_before_its_end() -> None:
     assert (nothing.source, nothing.usage) == ("unknown", None)
 
 
+def test_a_byte_order_mark_hides_no_first_event() -> None:
+    reading = stream(b"\xef\xbb\xbf" + events(START, DELTA, END), "anthropic", MESSAGES)
+    assert (reading.source, reading.usage, reading.model) == ("reported", Usage(input=9, output=40), "c")
+
+
 def test_a_long_message_keeps_the_count_of_its_start() -> None:
     reading = stream(events(START, *[DELTA] * 2000, END, {"type": "message_stop"}), "anthropic", MESSAGES)
     assert (reading.source, reading.usage, reading.model) == ("reported", Usage(input=9, output=40), "c")
