@@ -72,13 +72,16 @@ def read_answer(dialect: str, endpoint: str, status: int, body: bytes) -> Readin
 
 
 def read_clipped(dialect: str, endpoint: str, status: int, head: bytes, tail: bytes) -> Reading:
-    """An unstreamed body that was too large to hold, from its first and last bytes."""
+    """An unstreamed body that was too large to hold or broke off, from its first and last bytes.
+
+    `tail` may be empty: then `head` is all there is. No more than HEAD and TAIL bytes are looked at.
+    """
     spoken, billing = _spoken(dialect, endpoint)
     if billing == "free" or not 200 <= status < 300:
         return Reading()
-    part = fragment.read_end(spoken, tail.strip())
+    part = fragment.read_end(spoken, (tail or head)[-TAIL:].strip())
     if not part.full:
-        part.complete_from(fragment.read_start(spoken, head, spoken.landmarks))
+        part.complete_from(fragment.read_start(spoken, head[:HEAD], spoken.landmarks))
     return _reading(spoken, endpoint, part, final=True)
 
 

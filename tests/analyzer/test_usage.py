@@ -347,6 +347,16 @@ def test_usage_in_front_of_a_body_too_large_to_hold(details: str) -> None:
 # ------------------------------------------------------------------------------------------ broken off
 
 
+def test_an_unstreamed_body_that_broke_off() -> None:
+    body = json.dumps({"model": "m", **chat(LAST["usage"])}).encode()
+    whole = read_clipped("openai", CHAT, 200, body, b"")
+    assert (whole.usage, whole.source, whole.model, whole.finish) == (COUNTED, "reported", "m", "stop")
+    for length in range(len(body) - 1):
+        left = read_clipped("openai", CHAT, 200, body[:length], b"")
+        assert left.usage in (None, COUNTED)  # never a part of the count
+        assert left.model in (None, "m")
+
+
 def test_a_chat_left_before_its_end() -> None:
     assert stream(events(WORD, WORD), complete=False).source == "unknown"
     assert stream(events(WORD, STOP, LAST), complete=False).source == "reported"  # all was said
