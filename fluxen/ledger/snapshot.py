@@ -9,7 +9,8 @@ shared flock that is tried, never waited for, and given back at once. That can't
 it is in view and never again; the compactor, should it try within these microseconds, takes the segment one step
 later. A free lock means dead only if no newer segment is listed afterwards and the segment itself was not deleted
 meanwhile (segments of a stream are deleted in order, so a newer one can't have come and gone); then the segment is
-read again, for it may have grown before its writer died. In all other cases the request was in flight when we looked.
+read again, for it may have grown before its writer died. In all other cases the request was in flight when we looked,
+or the compactor holds the lock in order to write it down as lost: then it looks open for the rest of that step.
 """
 
 from __future__ import annotations

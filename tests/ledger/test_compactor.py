@@ -318,6 +318,32 @@ def test_a_writer_killed_in_its_rotation_at(tmp_path: Path, point: str) -> None:
     assert Reader(folder).query(select).rows == before
 
 
+@pytest.mark.parametrize("point", kill.JOURNAL_POINTS)
+def test_a_compaction_in_the_middle_of_a_rotation_at(tmp_path: Path, point: str) -> None:
+    """At no point of it is there an unlocked segment that looks like the last one of its writer."""
+    compactor = Compactor(tmp_path, grace_seconds=0)
+    looks = []
+
+    def checkpoint(here: str) -> None:
+        if here == point:
+            compactor.step()
+            looks.append(count(tmp_path))
+
+    journal = Journal(tmp_path, "node", 0, segment_seconds=0, checkpoint=checkpoint)
+    looks.clear()
+    open_ = [begin() for _ in range(3)]
+    for start in open_:
+        journal.begin(start)
+    serve(journal, 5)
+    journal.tick()
+    assert looks == [(5, 0, 3)]
+    for start in open_:
+        journal.end(end(start))
+    journal.close()
+    settled(tmp_path).close()
+    assert count(tmp_path) == (8, 0, 0)
+
+
 @pytest.mark.parametrize("fate", ["ends its requests", "dies"])
 def test_a_compactor_stopped_between_listing_and_locking(tmp_path: Path, fate: str) -> None:
     """Meanwhile the writer rotates twice; the segment the compactor listed as the newest is not the last word."""
