@@ -309,7 +309,7 @@ class Exchange:
             return
         upstream = self._upstream
         name = upstream.name if upstream is not None else "upstream"
-        self._worker.notice("unreachable", f"{name}: {reason}")
+        self._worker.notice(f"unreachable: {name}", reason)
         if timeout:
             self.refuse(504, "upstream_timeout", f"no connection to the upstream {name} in time")
         else:
@@ -400,7 +400,7 @@ class Exchange:
         if unseen and whole and self._attempts == 1 and self._body is not None and upstream is not None:
             self._connect(upstream, fresh=True)
             return
-        self._worker.notice("broken", f"{upstream.name if upstream else 'upstream'}: {reason}")
+        self._worker.notice(f"broken: {upstream.name if upstream else 'upstream'}", reason)
         if self._relayed:
             self._break("upstream_broke")
         else:

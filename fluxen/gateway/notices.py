@@ -18,7 +18,7 @@ class Notices:
         self._held: dict[str, int] = {}
 
     def say(self, kind: str, text: str) -> None:
-        """`kind` is one of a fixed set, `text` names no secret."""
+        """`kind` is one of a small set (it may name an upstream), `text` names no secret."""
         now = time.monotonic()
         if now - self._last.get(kind, -self.SECONDS) < self.SECONDS:
             self._held[kind] = self._held.get(kind, 0) + 1
