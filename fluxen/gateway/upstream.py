@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 import struct
@@ -34,6 +35,8 @@ WRITE_BUFFER: Final = 256 * 1024  # bytes of an upload that wait in the transpor
 
 JOINED: Final = 64 * 1024  # bytes of a request up to which one copy is cheaper than a vectored write
 
+_BEGINNING: Final = b"HTTP/1."
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")  # llhttp would refuse it, but would not be asked before the head is whole
 _IDLE_TICKS: Final = ticks(IDLE_SECONDS)
 _BYTES_ACKED: Final = struct.Struct("=120xQ")  # struct tcp_info of Linux: tcpi_bytes_acked, since 4.1
 
@@ -270,6 +273,8 @@ class UpstreamConnection(asyncio.Protocol):
             if end < 0 or end > MAX_HEAD:
                 if len(data) > MAX_HEAD:
                     self._break("the upstream's headers are too large")
+                elif not data.startswith(_BEGINNING[: len(data)]) or _BARE_LF.search(data):
+                    self._break("the upstream does not speak HTTP/1")
                 else:
                     self._head = data
                 return None
@@ -279,12 +284,13 @@ class UpstreamConnection(asyncio.Protocol):
             # An interim answer (100 Continue, 103 Early Hints) is between the upstream and us.
             try:
                 self._parser.feed_data(data[:end])
-            except httptools.HttpParserError:
+            except (httptools.HttpParserError, httptools.HttpParserUpgrade):
                 self._break("the upstream's answer is malformed")
                 return None
             if self._status == 101:
                 self._break("the upstream switched protocols unasked")
                 return None
+            self._status = 0
             data = data[end:]
         self._head = None
         rest = data[end:]

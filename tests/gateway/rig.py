@@ -326,7 +326,7 @@ class Answer:
 
     @property
     def status(self) -> int:
-        return int(self.head.split(b" ")[1])
+        return int(self.head[9:12])
 
     @property
     def headers(self) -> Headers:
@@ -398,8 +398,8 @@ class Client:
                 break
             interim.append(head)
             data = rest
-        first, headers = split_head(head)
-        status = int(first.split(b" ")[1])
+        _, headers = split_head(head)
+        status = int(head[9:12])
         lengths, codings = values(headers, b"content-length"), values(headers, b"transfer-encoding")
         if method == b"HEAD" or status in (204, 304):
             self._pending = rest
