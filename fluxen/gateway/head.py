@@ -84,7 +84,6 @@ class RequestHead:
     """
 
     __slots__ = (
-        "_dropped",
         "_framing_at",
         "_host_at",
         "chunked",
@@ -120,7 +119,6 @@ class RequestHead:
         self.upgrade: bytes | None = None
         self.tags: bytes | None = None
         self._host_at = self._framing_at = -1
-        self._dropped = False
         lines = self.lines = raw.split(b"\r\n")
         start = lines[0].split(b" ")
         if len(start) == 3:
@@ -139,7 +137,6 @@ class RequestHead:
                     self.noted[kind] = value
                 elif kind == CONNECTION:
                     lines[at] = b""
-                    self._dropped = True
                     low = value.lower()
                     if low != b"keep-alive":
                         if nominated is None:
@@ -169,7 +166,6 @@ class RequestHead:
             self.chunked, self._framing_at = True, at
         else:
             self.lines[at] = b""
-            self._dropped = True
             if kind == EXPECT:
                 if value.lower() != b"100-continue":
                     self._refuse(417, "expectation_failed", "only 'Expect: 100-continue' is supported")
@@ -207,53 +203,43 @@ class RequestHead:
                 if at == self.credential_at:
                     self._refuse(400, "invalid_request", "the Connection header names the credential")
                 self.lines[at] = b""
-                self._dropped = True
 
-    def upstream_head(
-        self,
-        target: bytes,
-        host: bytes,
-        credential: tuple[bytes, bytes] | None,
-        keep_credential: bool,
-        body_length: int,
-    ) -> bytes:
-        """The head that goes upstream. May be asked for again, for a second attempt.
+    def compiled(
+        self, target: bytes, host: bytes, credential: tuple[bytes, bytes] | None, keep_credential: bool, held: bool
+    ) -> tuple[bytes, bytes | None]:
+        """The head that goes upstream: the bytes before and behind the body's length; (all, None) where it has none.
 
-        credential is (header name, value) or None for none; keep_credential leaves the client's as it is.
-        body_length is the length of a held body; -1 leaves the framing as the client chose it.
+        credential is (header name, value) or None for none; keep_credential leaves the client's as it is. held: the
+        body is sent with its length, even if the client sent it in chunks.
         """
-        lines = self.lines
+        lines = list(self.lines)
         lines[0] = b"%b %b HTTP/1.1" % (self.method, target)
         if self._host_at < 0:
-            self._host_at = len(lines)
             lines.append(b"Host: " + host)
         else:
             lines[self._host_at] = lines[self._host_at][:4] + b": " + host
-        if not keep_credential:
-            at = self.credential_at
-            if credential is None:
-                if at >= 0:
-                    lines[at] = b""
-                    self._dropped = True
-            elif at < 0:
-                self.credential_at = len(lines)
-                lines.append(credential[0] + b": " + credential[1])
-            else:
-                name = self.credential_name
-                same = len(name) == len(credential[0]) and name.lower() == credential[0]
-                lines[at] = (name if same else credential[0]) + b": " + credential[1]
-        if body_length >= 0 and self.chunked:
-            lines[self._framing_at] = b"Content-Length: %d" % body_length
-        return b"\r\n".join((*filter(None, lines), b"", b"")) if self._dropped else b"\r\n".join((*lines, b"", b""))
-
-    def release(self) -> None:
-        """The head has been sent and will not be sent again: let go of its bytes."""
-        self.lines.clear()
-        self.noted.clear()
+        at = self.credential_at
+        if keep_credential:
+            pass
+        elif credential is None:
+            if at >= 0:
+                lines[at] = b""
+        elif at < 0:
+            lines.append(b"%b: %b" % credential)
+        else:
+            name = self.credential_name
+            lines[at] = (name if name.lower() == credential[0] else credential[0]) + b": " + credential[1]
+        at = self._framing_at
+        if at < 0 or (self.chunked and not held):
+            return b"\r\n".join((*filter(None, lines), b"", b"")), None
+        name = b"Content-Length" if self.chunked else lines[at].partition(b":")[0]
+        before = b"\r\n".join((*filter(None, lines[:at]), name + b": "))
+        return before, b"\r\n".join((b"", *filter(None, lines[at + 1 :]), b"", b""))
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         if self.fault is None:
             self.fault = (status, code, message)
+        self.keep_alive = False  # what was misread once is not trusted with a second request
 
 
 def parse_tags(value: bytes) -> dict[str, str] | None:
@@ -342,6 +328,9 @@ class AnswerHead:
 
         without_encoding also drops Transfer-Encoding, for clients that are sent the decoded body.
         """
+        lines = self._lines
         if without_encoding:
-            self._lines[self._encoding_at] = b""
-        return b"\r\n".join((*filter(None, self._lines), added, b""))
+            lines[self._encoding_at] = b""
+        if lines[0].startswith(b"HTTP/1.0"):
+            lines[0] = b"HTTP/1.1" + lines[0][8:]  # a proxy speaks its own version (RFC 9110, 2.5)
+        return b"\r\n".join((*filter(None, lines), added, b""))

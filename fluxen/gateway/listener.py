@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING, Final
 
 import httptools
 
+from fluxen.gateway.admission import Fault
 from fluxen.gateway.exchange import Exchange
-from fluxen.gateway.head import MAX_HEAD, RequestHead
+from fluxen.gateway.head import MAX_HEAD
+from fluxen.gateway.opening import Opening
 from fluxen.gateway.timers import ticks
 
 if TYPE_CHECKING:
@@ -178,15 +180,16 @@ class Listener(asyncio.Protocol):
         if not self._accepted:
             self._refuse(400, "invalid_request", "malformed HTTP")
             return
-        head = RequestHead(whole[:end], self.worker.header_kinds)
+        opening, length = self.worker.openings.find(whole[:end])
         if upgrade:
+            head = opening.head
             self._parser = httptools.HttpRequestParser(self)
-            if head.fault is None and head.upgrade != b"websocket":
+            if head.fault is None and b"websocket" not in (head.upgrade or b""):
                 # The offer of another protocol is turned down by going on in this one (RFC 9110, 7.8).
                 self._read_head(_UPGRADE_LINES.sub(b"", whole[:size]) + whole[size:])
                 return
             head.keep_alive = False
-        self._open(head)
+        self._open(opening, -1 if opening.head.chunked else length or 0)
         rest = whole[size:]
         if self.exchange is None or not self._body_open:
             if rest and not self._closing:
@@ -260,13 +263,13 @@ class Listener(asyncio.Protocol):
 
     # --- requests
 
-    def _open(self, head: RequestHead) -> None:
+    def _open(self, opening: Opening, length: int) -> None:
         """A request begins; one without a body is complete with its head."""
         self._body_open = True
-        self._body_left = -1 if head.chunked else head.length or 0
-        exchange = self.exchange = Exchange(self.worker, self, head)
+        self._body_left = length
+        exchange = self.exchange = Exchange(self.worker, self, opening, length)
         exchange.open()
-        if not self._body_left and self.exchange is exchange:
+        if not length and self.exchange is exchange:
             self._end()
 
     def _end(self) -> None:
@@ -278,12 +281,7 @@ class Listener(asyncio.Protocol):
     def _refuse(self, status: int, code: str, message: str, seen: bytes = b"") -> None:
         """Refuse what never became a request. seen: its bytes; the first line tells whose protocol to answer in."""
         self._partial = b""
-        head = RequestHead(seen[:1024].partition(b"\r\n")[0], self.worker.header_kinds)
-        head.fault = (status, code, message)
-        head.keep_alive = False
-        self._body_open, self._body_left = True, -1
-        self.exchange = Exchange(self.worker, self, head)
-        self.exchange.open()
+        self._open(self.worker.openings.refused(seen, Fault(status, code, message)), -1)
 
     def done(self, keep_alive: bool) -> None:
         """The exchange's answer is written. On to the next request, or close."""

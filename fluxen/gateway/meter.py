@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
+from collections.abc import Iterator
 from typing import Protocol
 
 import brotli
@@ -25,9 +26,9 @@ DECODED_LIMIT = 256 * 1024 * 1024  # a bomb ends here: the rest of the answer is
 
 
 class Decoder(Protocol):
-    """Turns encoded pieces into decoded ones of at most STEP bytes."""
+    """Turns encoded pieces into decoded ones of about STEP bytes, one at a time: who stops asking is not overrun."""
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> Iterator[bytes]:
         """Raises ValueError when `data` is not of this encoding."""
 
 
@@ -37,59 +38,66 @@ class _Zlib:
     def __init__(self, wbits: int) -> None:
         self._wbits = wbits
         self._inner = zlib.decompressobj(wbits)
-        self._fresh = True
+        self._start: bytes | None = b"" if wbits == 15 else None  # of deflate, until its header tells which
 
-    def feed(self, data: bytes) -> list[bytes]:
-        pieces: list[bytes] = []
-        while data:
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if self._start is not None:
+            data = self._start + data
+            self._start = data if len(data) < 2 else None
+            if self._start is not None:
+                return
+            if data[0] & 15 != 8 or (data[0] << 8 | data[1]) % 31:
+                self._inner = zlib.decompressobj(-15)
+        more = True
+        while more:
             if self._inner.eof:
-                if self._wbits != 31:
-                    break
+                if self._wbits != 31 or not data:
+                    return
                 self._inner = zlib.decompressobj(31)
             try:
                 piece = self._inner.decompress(data, STEP)
             except zlib.error as error:
-                if not self._fresh or self._wbits != 15:
-                    raise ValueError(str(error)) from None
-                self._wbits = -15
-                self._inner = zlib.decompressobj(-15)
-                continue
-            finally:
-                self._fresh = False
+                raise ValueError(str(error)) from None
             if piece:
-                pieces.append(piece)
+                yield piece
             data = self._inner.unconsumed_tail or self._inner.unused_data
-        return pieces
+            more = bool(data) or len(piece) == STEP  # zlib may keep output that did not fit
 
 
 class _Brotli:
     def __init__(self) -> None:
         self._inner = brotli.Decompressor()
 
-    def feed(self, data: bytes) -> list[bytes]:
-        pieces: list[bytes] = []
-        try:
-            piece = self._inner.process(data, output_buffer_limit=STEP)
-            while piece:
-                pieces.append(piece)
-                piece = (
-                    b"" if self._inner.can_accept_more_data() else self._inner.process(b"", output_buffer_limit=STEP)
-                )
-        except brotli.error as error:
-            raise ValueError(str(error)) from None
-        return pieces
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        more = True
+        while more:
+            try:
+                piece = self._inner.process(data, output_buffer_limit=STEP)
+            except brotli.error as error:
+                raise ValueError(str(error)) from None
+            data = b""
+            more = bool(piece) and not self._inner.can_accept_more_data()
+            if piece:
+                yield piece
 
 
 class _Zstd:
-    def __init__(self) -> None:
-        self._inner = zstandard.ZstdDecompressor(max_window_size=8 * 1024 * 1024).decompressobj(write_size=STEP)
+    """Its binding gives back all that a piece decodes to, and 4 bytes may stand for 128 KB: it gets small pieces."""
 
-    def feed(self, data: bytes) -> list[bytes]:
-        try:
-            piece = self._inner.decompress(data)
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from None
-        return [piece] if piece else []
+    PIECE = 256
+
+    def __init__(self) -> None:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=8 * 1024 * 1024)
+        self._inner = decompressor.decompressobj(read_across_frames=True)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), self.PIECE):
+            try:
+                piece = self._inner.decompress(data[start : start + self.PIECE])
+            except zstandard.ZstdError as error:
+                raise ValueError(str(error)) from None
+            if piece:
+                yield piece
 
 
 def decoder_for(encoding: bytes | None) -> Decoder | None:
@@ -156,10 +164,11 @@ class Meter:
         try:
             for piece in self._decoder.feed(data):
                 self._total += len(piece)
+                if self._total > DECODED_LIMIT:
+                    self.failed = True
+                    return
                 self._keep(piece)
         except ValueError:
-            self.failed = True
-        if self._total > DECODED_LIMIT:
             self.failed = True
 
     def _keep(self, data: bytes) -> None:

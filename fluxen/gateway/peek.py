@@ -22,6 +22,7 @@ class _Loose(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(Peek).decode
 _decode_loose = msgspec.json.Decoder(_Loose).decode
 NOTHING = Peek()
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def peek(body: bytes, encoding: bytes | None, limit: int) -> Peek:
@@ -36,7 +37,7 @@ def peek(body: bytes, encoding: bytes | None, limit: int) -> Peek:
         return _decode(body)
     except msgspec.ValidationError:
         return _peek_loosely(body)
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return NOTHING
 
 
@@ -44,8 +45,14 @@ def _peek_loosely(body: bytes) -> Peek:
     """A body whose `model` or `stream` is of another type: take the one that is of the right type."""
     try:
         loose = _decode_loose(body)
-    except (msgspec.DecodeError, RecursionError):
+    except _UNREADABLE:
         return NOTHING
-    model = msgspec.json.decode(loose.model)
-    stream = msgspec.json.decode(loose.stream)
+    model, stream = _value(loose.model), _value(loose.stream)
     return Peek(model if isinstance(model, str) else None, stream if isinstance(stream, bool) else None)
+
+
+def _value(raw: msgspec.Raw) -> object:
+    try:
+        return msgspec.json.decode(raw)
+    except _UNREADABLE:  # a number out of range, for one: skipped over it is fine, taken alone it is not
+        return None

@@ -20,7 +20,7 @@ from fluxen.errors import ConfigError
 from fluxen.gateway.routes import HOME, Router, Upstream
 from fluxen.gateway.timers import ticks
 from fluxen.gateway.upstream import Origin
-from fluxen.providers.catalogue import Provider, load_catalogue
+from fluxen.providers.catalogue import Provider, load_catalogue, provider_of_upstream
 from fluxen.providers.dialect import dialects
 
 _PORTS: Final = {"http": 80, "https": 443}
@@ -127,7 +127,7 @@ def _upstream(
     catalogue: Mapping[str, Provider],
     env: Mapping[str, str],
 ) -> Upstream:
-    known = catalogue.get(name)
+    known = provider_of_upstream(name, section.target_url, catalogue)
     target = section.target_url or (known.base_url if known else None)
     if target is None:
         raise ConfigError("is not a provider Fluxen knows: it needs a target_url")

@@ -23,6 +23,7 @@ from fluxen.gateway.exchange import Exchange
 from fluxen.gateway.head import request_kinds
 from fluxen.gateway.listener import Listener
 from fluxen.gateway.notices import Notices
+from fluxen.gateway.opening import Openings
 from fluxen.gateway.snapshot import Snapshot
 from fluxen.gateway.timers import TimerWheel
 from fluxen.gateway.upstream import Origin, Pool
@@ -40,8 +41,9 @@ class Worker:
         self.journal = journal
         self.loop = loop
         self.wheel = TimerWheel()
-        self.header_kinds = request_kinds()
+        self.openings = Openings(snapshot, request_kinds())
         self.accountant = Accountant()
+        self.price_version = self.accountant.price_version
         self.body_bytes = 0
         self.draining = False
         self.refused: dict[str, int] = {}

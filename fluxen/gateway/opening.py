@@ -1,0 +1,190 @@
+"""What a request's head means under one snapshot: who calls, where it goes, how its body is read. Pure.
+
+Clients repeat themselves: an SDK sends the same head again and again, but for the body's length. So what a head means
+is worked out once and remembered, keyed by its bytes without the digits of Content-Length; a request whose head is new
+pays for it, the next one a dict hit. Everything in an Opening is a function of those bytes and the snapshot. Only heads
+that were let in are remembered, a bounded number of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fluxen.gateway.admission import OPEN, Fault, identify, may_use
+from fluxen.gateway.head import (
+    CLIENT_REQUEST_ID,
+    CONTENT_ENCODING,
+    CONTENT_TYPE,
+    USER_AGENT,
+    HeaderKinds,
+    RequestHead,
+    parse_tags,
+)
+from fluxen.gateway.routes import NoRoute, Route, Upstream, dialect_hint, guess_dialect
+from fluxen.gateway.snapshot import ClientKey, Snapshot
+from fluxen.gateway.target import split_target
+from fluxen.providers.dialect import Dialect, dialects
+
+LABEL: Final = 256  # bytes of a client-supplied string in the ledger
+_JSON: Final = (b"application/json", b"text/json")
+_STREAMED: Final = (b"multipart/", b"application/octet-stream")
+
+
+class Forward:
+    """A head for one upstream: the bytes before and behind the body's length. `after` is None where it has none."""
+
+    __slots__ = ("after", "before")
+
+    def __init__(self, before: bytes, after: bytes | None) -> None:
+        self.before = before
+        self.after = after
+
+
+class Opening:
+    """One head under one snapshot. Never changes; shared by all requests that begin with the same head.
+
+    fault: why the request is refused whatever its body says. known: whether the caller is known and the route exists,
+    so that even a refusal gets a row. own: it is for Fluxen itself. held: its body is read whole before it is sent on.
+    """
+
+    __slots__ = (
+        "_forwards",
+        "_snapshot",
+        "client_request_id",
+        "content_encoding",
+        "dialect",
+        "fault",
+        "head",
+        "held",
+        "is_head",
+        "is_post",
+        "key",
+        "key_id",
+        "own",
+        "path",
+        "presented",
+        "query",
+        "route",
+        "tags",
+        "user_agent",
+    )
+
+    def __init__(self, head: RequestHead, snapshot: Snapshot) -> None:
+        self.head = head
+        self._snapshot = snapshot
+        self._forwards: dict[str, Forward | Fault] = {}
+        self.is_head = head.method == b"HEAD"
+        self.is_post = head.method == b"POST"
+        self.path, self.query, key_parameter, key_twice = split_target(head.target)
+        self.presented = head.credential is not None or key_parameter is not None
+        self.own = self.path.startswith(b"/-/")
+        self.key, self.route, self.fault = self._decide(snapshot, key_parameter, key_twice)
+        self.dialect: Dialect = self.route.dialect if self.route is not None else dialects()[guess_dialect(self.path)]
+        noted = head.noted
+        self.content_encoding = noted.get(CONTENT_ENCODING)
+        self.user_agent = _label(noted.get(USER_AGENT))
+        self.client_request_id = _label(noted.get(CLIENT_REQUEST_ID))
+        self.key_id = (self.key.id or None) if self.key is not None else None
+        self.tags = self._tags()
+        kind = noted.get(CONTENT_TYPE, b"").lower()
+        is_json = kind.startswith(_JSON) or b"+json" in kind
+        self.held = is_json or (self.route is not None and self.route.json_body and not kind.startswith(_STREAMED))
+
+    @property
+    def known(self) -> bool:
+        return self.key is not None and self.route is not None
+
+    def forward(self, upstream: Upstream) -> Forward | Fault:
+        """The head for an upstream, or why this request may not go there."""
+        forward = self._forwards.get(upstream.name)
+        if forward is None:
+            forward = self._forwards[upstream.name] = self._compile(upstream)
+        return forward
+
+    def _decide(
+        self, snapshot: Snapshot, key_parameter: bytes | None, key_twice: bool
+    ) -> tuple[ClientKey | None, Route | None, Fault | None]:
+        """Head, caller, route, in this order, up to the first reason to refuse."""
+        head = self.head
+        if head.fault is not None:
+            return None, None, Fault(*head.fault)
+        if self.own:
+            return None, None, None
+        key = identify(snapshot, head, key_parameter, key_twice)
+        if isinstance(key, Fault):
+            return None, None, key
+        try:
+            route = snapshot.router.find(self.path, dialect_hint(head.noted, head.credential_name))
+        except NoRoute as no:
+            return key, None, Fault(no.status, no.code, no.message)
+        if head.upgrade is not None and b"websocket" in head.upgrade:
+            message = "WebSocket is not supported by this gateway; use plain HTTP"
+            return key, route, Fault(426, "upgrade_required", message)
+        if route.upstream is not None:
+            return key, route, may_use(snapshot, key, route, route.upstream, self.presented)
+        return key, route, None
+
+    def _tags(self) -> dict[str, str] | None:
+        """The key's tags and the request's; where both name one, the key's."""
+        key = self.key
+        tags = None if key is None or key.tags is None else dict(key.tags)
+        if self.head.tags is not None and (own := parse_tags(self.head.tags)) is not None:
+            tags = {**own, **(tags or {})}
+        return tags
+
+    def _compile(self, upstream: Upstream) -> Forward | Fault:
+        key, route, head = self.key, self.route, self.head
+        assert key is not None and route is not None
+        fault = may_use(self._snapshot, key, route, upstream, self.presented)
+        if fault is not None:
+            return fault
+        own = upstream.credential is None and key is OPEN  # the client's own credential goes on as it is
+        path = upstream.path(self.path, unified=True) if route.kind == "unified" else route.path
+        target = path + (head.target[len(self.path) :] if own else self.query)
+        credential = None if upstream.credential is None else (upstream.credential_header, upstream.credential)
+        return Forward(*head.compiled(target, upstream.host, credential, own, self.held))
+
+
+class Openings:
+    """The openings of one snapshot, by their heads."""
+
+    REMEMBERED: Final = 1024
+    LONGEST: Final = 4096  # bytes of a head that is worth remembering
+
+    def __init__(self, snapshot: Snapshot, kinds: HeaderKinds) -> None:
+        self._snapshot = snapshot
+        self._kinds = kinds
+        self._known: dict[tuple[bytes, bytes], Opening] = {}
+
+    def find(self, raw: bytes) -> tuple[Opening, int | None]:
+        """What a head means that llhttp has accepted (`raw`, without the empty line), and its Content-Length."""
+        at = raw.find(b"\r\nContent-Length: ")
+        if at < 0:
+            at = raw.find(b"\r\ncontent-length: ")
+        if at < 0:
+            key, length = (raw, b""), None
+        else:
+            end = raw.find(b"\r\n", at + 18)
+            if end < 0:
+                end = len(raw)
+            key, length = (raw[: at + 18], raw[end:]), int(raw[at + 18 : end])
+        opening = self._known.get(key)
+        if opening is None:
+            opening = Opening(RequestHead(raw, self._kinds), self._snapshot)
+            if opening.fault is None and len(raw) <= self.LONGEST and opening.head.upgrade is None:
+                if len(self._known) >= self.REMEMBERED:
+                    self._known.clear()
+                self._known[key] = opening
+            length = opening.head.length
+        return opening, length
+
+    def refused(self, seen: bytes, fault: Fault) -> Opening:
+        """The opening of what is no request. seen: its first bytes; they tell whose protocol to answer in."""
+        head = RequestHead(seen[:1024].partition(b"\r\n")[0], self._kinds)
+        head.fault = fault
+        head.keep_alive = False
+        return Opening(head, self._snapshot)
+
+
+def _label(value: bytes | None) -> str | None:
+    return None if value is None else value[:LABEL].decode("latin-1")
