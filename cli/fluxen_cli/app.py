@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import typer
@@ -38,12 +37,16 @@ def build() -> typer.Typer:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code. A bug ends in a traceback, anything a person can mend does not."""
-    output.survive_any_encoding(sys.stdout, sys.stderr)
+    output.open_streams()
     try:
         build()(args=list(arguments), prog_name="fluxen")
     except FluxenError as error:
         output.fail(error)
         return error.exit_code
+    except OSError as error:  # a full disk, a missing folder, a permission: the operator's to mend
+        where = f": {error.filename}" if error.filename else ""
+        output.fail(FluxenError(f"{error.strerror or error}{where}"))
+        return FluxenError.exit_code
     return 0
 
 

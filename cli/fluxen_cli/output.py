@@ -58,15 +58,17 @@ def fail(error: FluxenError) -> None:
 
 
 def _write(stream: TextIO, text: str) -> bool:
-    """False when the other end is closed; the stream then leads nowhere, so that its closing at exit can't fail."""
+    """False when the other end is closed. Raises OSError for anything else (`> /dev/full`)."""
     try:
         stream.write(text)
         stream.flush()
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
+    except OSError as error:
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # what is still buffered leads there: no second error at exit
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-        return False
+        if isinstance(error, BrokenPipeError):
+            return False
+        raise
     return True
 
 
@@ -201,8 +203,11 @@ def jsonable(value: object) -> object:
     return value
 
 
-def survive_any_encoding(*streams: TextIO) -> None:
-    """A terminal that can't show '–' gets a '?', not a traceback."""
-    for stream in streams:
+def open_streams() -> None:
+    """stdout and stderr, whatever the shell made of them: a closed one leads nowhere, and one that can't show '–'
+    shows '?'."""
+    sys.stdout = sys.stdout or io.StringIO()
+    sys.stderr = sys.stderr or io.StringIO()
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

@@ -29,7 +29,7 @@ def _candidates(explicit: Path | None, config: Path | None) -> tuple[Path, ...]:
     from fluxen.config import paths
 
     if explicit is not None:
-        return (explicit.expanduser().absolute(),)
+        return (paths.expand(str(explicit)).absolute(),)
     if os.environ.get("FLUXEN_DATA_DIR"):
         return (paths.data_dir(None, os.environ),)
     if file := paths.find_config(config, os.environ):

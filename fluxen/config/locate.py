@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fluxen.config.document import MAX_BYTES, read_document
+from fluxen.config.paths import expand
 from fluxen.config.values import substitute
 from fluxen.errors import ConfigError
 
@@ -31,4 +32,4 @@ def written_data_dir(file: Path, env: Mapping[str, str]) -> Path | None:
         text = substitute(value, env)
     except ValueError as error:
         raise ConfigError(f"{file}: data_dir: {error}", hint="or name it: --data-dir") from None
-    return file.parent.absolute() / Path(text).expanduser()
+    return file.parent.absolute() / expand(text)

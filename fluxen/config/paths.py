@@ -7,6 +7,8 @@ Data: `$FLUXEN_DATA_DIR`, else `data_dir:` of the configuration, else $XDG_DATA_
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,18 +22,19 @@ PACKAGED_DATA = Path("/var/lib/fluxen")
 
 def config_candidates(env: Mapping[str, str]) -> tuple[Path, ...]:
     """The places looked at when nobody names a file, in order."""
-    return (Path(FILE_NAME), _base(env, "XDG_CONFIG_HOME", ".config") / "fluxen" / FILE_NAME, SYSTEM_CONFIG)
+    own = _base(env, "XDG_CONFIG_HOME", ".config")
+    return (Path(FILE_NAME), *([own / "fluxen" / FILE_NAME] if own else []), SYSTEM_CONFIG)
 
 
 def find_config(explicit: Path | None, env: Mapping[str, str]) -> Path | None:
     """The configuration file to use; None when there is none. A file somebody named must exist."""
     named = explicit or (Path(env["FLUXEN_CONFIG"]) if env.get("FLUXEN_CONFIG") else None)
     if named is not None:
-        if not named.is_file():
+        if not _is_file(named):
             source = "" if explicit else " (named by FLUXEN_CONFIG)"
             raise ConfigError(f"no configuration file {named}{source}", hint="name another with --config")
         return named
-    return next((path for path in config_candidates(env) if path.is_file()), None)
+    return next((path for path in config_candidates(env) if _is_file(path)), None)
 
 
 def data_dir(configured: Path | None, env: Mapping[str, str]) -> Path:
@@ -40,7 +43,10 @@ def data_dir(configured: Path | None, env: Mapping[str, str]) -> Path:
         return Path(env["FLUXEN_DATA_DIR"]).absolute()
     if configured is not None:
         return configured.absolute()
-    return _base(env, "XDG_DATA_HOME", ".local/share") / "fluxen"
+    own = _base(env, "XDG_DATA_HOME", ".local/share")
+    if own is None:
+        raise ConfigError("there is no home folder to keep data in", hint="name one: FLUXEN_DATA_DIR or data_dir")
+    return own / "fluxen"
 
 
 def ledger_folder(data: Path) -> Path:
@@ -49,20 +55,42 @@ def ledger_folder(data: Path) -> Path:
 
 def existing_ledger(candidates: Sequence[Path]) -> Path:
     """The first of the data folders that holds a ledger; NoDataError names every folder looked in."""
-    for data in candidates:
-        if ledger_folder(data).is_dir():
-            return ledger_folder(data)
-    looked = ", ".join(str(ledger_folder(data)) for data in candidates)
+    looked = []
+    for folder in map(ledger_folder, candidates):
+        try:
+            if stat.S_ISDIR(folder.stat().st_mode) and os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
+                return folder
+            looked.append(f"{folder} (permission denied)")
+        except PermissionError:
+            looked.append(f"{folder} (permission denied)")
+        except OSError:
+            looked.append(str(folder))
     raise NoDataError(
-        f"no ledger found; looked in {looked}",
+        f"no ledger found; looked in {', '.join(looked)}",
         hint="start `fluxen serve` and send a request, or name the data folder with --data-dir or FLUXEN_DATA_DIR",
     )
 
 
-def _base(env: Mapping[str, str], variable: str, default: str) -> Path:
-    """An XDG base folder; the standard has relative values ignored."""
+def expand(path: str) -> Path:
+    """`~` and `~user` as folders, where there are such users."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def _is_file(path: Path) -> bool:
+    """A file in a folder one may not look into is not there."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return False
+
+
+def _base(env: Mapping[str, str], variable: str, default: str) -> Path | None:
+    """An XDG base folder (the standard has relative values ignored); None for a user without a home."""
     value = Path(env.get(variable, ""))
     if value.is_absolute():
         return value
-    home = env.get("HOME")
-    return (Path(home) if home else Path.home()) / default
+    home = expand(env.get("HOME") or "~")
+    return home / default if home.is_absolute() else None

@@ -26,6 +26,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from fluxen.config.paths import expand
+
 SECRET_FILE_BYTES = 65_536  # a key is a line; a larger file is the wrong file
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}?")
@@ -135,7 +137,7 @@ def _resolve(value: object, info: ValidationInfo) -> Secret:
     resolved = substitute(value, sources.env)
     reference: str | None = None
     if value.startswith("file:"):
-        reference, resolved = value, _read_secret_file(sources.folder / Path(resolved[5:]).expanduser(), value)
+        reference, resolved = value, _read_secret_file(sources.folder / expand(resolved[5:]), value)
     elif references := _REFERENCE.findall(value):
         reference = ", ".join(f"${{{name}}}" for name in references)
     if reference is None:
@@ -182,9 +184,9 @@ def _text(value: object, info: ValidationInfo) -> object:
 
 def _path(value: object, info: ValidationInfo) -> object:
     text = _text(value, info)
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text or "\0" in text:
         raise problem("expected a path")
-    return _sources(info).folder / Path(text).expanduser()
+    return _sources(info).folder / expand(text)
 
 
 def _size(value: object) -> int:

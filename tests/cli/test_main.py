@@ -124,3 +124,19 @@ def test_a_reader_that_has_seen_enough_is_no_error(clean_env: dict[str, str], tm
     assert len(lines) == 3
     assert lines[-1] == "0"
     assert done.stderr == ""
+
+
+def test_what_the_system_refuses_is_an_error_not_a_traceback(clean_env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "data" / "ledger" / "journal").mkdir(parents=True)
+    command = f'"{sys.executable}" -m fluxen_cli'
+    for shell, said in (
+        (f"{command} ledger verify --data-dir data > /dev/full", "error: No space left on device\n"),
+        (f"{command} ledger backup /proc/none/copy --data-dir data", "error: No such file or directory: /proc/none"),
+        (f"{command} ledger verify --data-dir data >&-; exit 1", ""),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", shell], cwd=tmp_path, env=clean_env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith(said)
+        assert done.stderr.count("\n") == (1 if said else 0)
