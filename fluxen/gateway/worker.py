@@ -29,6 +29,8 @@ from fluxen.gateway.timers import TimerWheel
 from fluxen.gateway.upstream import Origin, Pool
 from fluxen.ledger.journal import Journal
 
+_LAST_WORDS = 0.3
+"""Seconds between the end of accepting and the closing of idle connections: a request may be on its way on one."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -59,9 +61,11 @@ class Worker:
     # --- for listeners
 
     def admit(self, listener: Listener) -> bool:
-        """Whether there is room for another connection. It is dismissed in either case."""
+        """Whether there is room for another connection. Only one that was admitted takes room."""
+        if len(self._listeners) >= self._max_connections:
+            return False
         self._listeners.add(listener)
-        return len(self._listeners) <= self._max_connections
+        return True
 
     def dismiss(self, listener: Listener) -> None:
         self._listeners.discard(listener)
@@ -153,6 +157,8 @@ class Worker:
     async def _drain(self) -> None:
         """Let requests finish, within shutdown_timeout_ms."""
         limit = self.snapshot.config.server.shutdown_timeout_ms / 1000
+        if self._listeners:
+            await asyncio.sleep(_LAST_WORDS)
         for listener in list(self._listeners):
             listener.close_if_idle()
         if self._listeners:
