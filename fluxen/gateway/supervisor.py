@@ -205,7 +205,7 @@ def bind(host: str, port: int, count: int) -> list[socket.socket]:
 
 
 def _owner(port: int) -> int | None:
-    """The process that listens on a port, where /proc tells."""
+    """The process that listens on a port, where /proc tells: the eldest of them, if it has handed the socket on."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
@@ -216,13 +216,15 @@ def _owner(port: int) -> int | None:
             fields = line.split()
             if fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port:
                 inodes.add(f"socket:[{fields[9]}]")
+    parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*/fd"):
         try:
             if any(str(link.readlink()) in inodes for link in folder.iterdir()):
-                return int(folder.parent.name)
+                stat = (folder.parent / "stat").read_text()
+                parents[int(folder.parent.name)] = int(stat.rpartition(")")[2].split()[1])
         except OSError:
             continue
-    return None
+    return next((pid for pid, parent in parents.items() if parent not in parents), None)
 
 
 def _how(status: int) -> str:
