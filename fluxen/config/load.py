@@ -76,19 +76,19 @@ def load_bytes(raw: bytes, env: Mapping[str, str], path: Path | None) -> Loaded:
     name = str(path) if path else "configuration"
     document = read_document(raw)
     problems = list(document.problems)
-    value = {} if document.value is None else document.value
     config: Config | None = None
-    if not isinstance(value, dict):
-        problems.append(Problem(document.mark(()), (), "expected a mapping such as `server:` at the top level"))
-    elif not problems or document.keys:
+    if document.value is None and not problems:
+        document.value = {}  # an empty file, or only comments
+    if isinstance(document.value, dict):
         sources = Sources(env, path.parent.absolute() if path else Path.cwd())
         try:
-            config = Config.model_validate(value, context=sources)
+            config = Config.model_validate(document.value, context=sources)
+            problems += _same_keys(config, document)
         except ValidationError as error:
             problems += _field_problems(error, document)
-        problems += _cross_checks(value, document, env)
-        if config is not None:
-            problems += _same_keys(config, document)
+        problems += _cross_checks(document.value, document, env)
+    elif not problems:
+        problems.append(Problem(document.mark(()), (), "expected a mapping such as `server:` at the top level"))
     if problems or config is None:
         lines = tuple(problem.render(name) for problem in sorted(set(problems), key=_order))
         count = f"{len(lines)} problem" + ("s" if len(lines) != 1 else "")
