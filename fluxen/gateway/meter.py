@@ -76,7 +76,7 @@ class _Brotli:
             except brotli.error as error:
                 raise ValueError(str(error)) from None
             data = b""
-            more = bool(piece) and not self._inner.can_accept_more_data()
+            more = bool(piece) and not self._inner.is_finished()
             if piece:
                 yield piece
 
