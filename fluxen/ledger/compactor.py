@@ -4,7 +4,8 @@ A step holds the flock of `ledger.lock`, so there is never more than one, and go
 any two of them leaves either the old state or the new one, plus files that nobody refers to and the next step removes:
 
     ingest    sealed segments → Parquet files, one commit: adds the files, marks the segments consumed
-    merge     files of one day and size → one of the next size; a day that is over → one file; one commit each
+    merge     files of one day and size → one of the next size; a day that is over → one file (several, each of
+              up to half a million rows, when it was that busy); one commit each
     retain    days older than the retention leave the ledger, one commit
     publish   fluxen.duckdb of the new state
     sweep     what was consumed or replaced is deleted after its grace, then forgotten, one commit
@@ -41,6 +42,8 @@ GRACE_SECONDS = 3600.0
 SEGMENT_GRACE = 10.0
 MERGE_FILES = 8
 """This many files of one day and level are merged into one of the next."""
+MERGED_ROWS = 500_000
+"""… unless the result would be larger than this: sorting it must fit into MEMORY, and a step should end soon."""
 SETTLE_SECONDS = 600.0
 """A day that is over is merged into one file when nothing came for this long: late rows come in company."""
 HIDDEN_SECONDS = 60.0
@@ -73,12 +76,14 @@ class Compactor:
         *,
         retention_days: int | None = None,
         grace_seconds: float = GRACE_SECONDS,
+        merged_rows: int = MERGED_ROWS,
         clock: Callable[[], int] = _micros,
         checkpoint: Callable[[str], None] = no_checkpoint,
     ) -> None:
         self.folder = folder.resolve()
         self.retention_days = retention_days
         self.grace = int(grace_seconds * 1e6)
+        self.merged_rows = merged_rows
         self._clock = clock
         self._checkpoint = checkpoint
         for part in (FOLDER, DATA, QUARANTINE, TEMPORARY):
@@ -158,13 +163,33 @@ class Compactor:
             )
 
     def _merge(self, manifest: Manifest, *, whole_days: bool) -> None:
-        while (group := _mergeable(manifest, self._clock(), whole_days=whole_days)) is not None:
+        while (group := self._mergeable(manifest, whole_days=whole_days)) is not None:
             now = self._clock()
             manifest.generation += 1
             merged = self._writer(now).merge(group, manifest.generation)
             manifest.files = [file for file in manifest.files if file not in group] + [merged]
             manifest.replaced += [Gone(file.name, now) for file in group]
             self._commit(manifest)
+
+    def _mergeable(self, manifest: Manifest, *, whole_days: bool) -> list[DataFile] | None:
+        """Files to be merged next, or None."""
+        now = self._clock()
+        today = _day(now).isoformat()
+        days: dict[str, list[DataFile]] = {}
+        for file in manifest.files:
+            days.setdefault(file.day, []).append(file)
+        for day, files in sorted(days.items()):
+            newest = max((file.added for file in files if file.level == 0), default=0)
+            settled = day < today and newest <= now - int(SETTLE_SECONDS * 1e6)
+            if (whole_days or settled) and (group := _fitting(files, self.merged_rows)):
+                return group
+            levels: dict[int, list[DataFile]] = {}
+            for file in files:
+                levels.setdefault(file.level, []).append(file)
+            for _, peers in sorted(levels.items()):
+                if len(peers) >= MERGE_FILES and (group := _fitting(peers, self.merged_rows)):
+                    return group
+        return None
 
     def _retain(self, manifest: Manifest) -> None:
         if self.retention_days is None:
@@ -237,23 +262,18 @@ def _due(consumed: list[Gone], before: int) -> list[Gone]:
     return due
 
 
-def _mergeable(manifest: Manifest, now: int, *, whole_days: bool) -> list[DataFile] | None:
-    """Files to be merged next, or None."""
-    today = _day(now).isoformat()
-    days: dict[str, list[DataFile]] = {}
-    for file in manifest.files:
-        days.setdefault(file.day, []).append(file)
-    for day, files in sorted(days.items()):
-        settled = day < today and max(file.added for file in files) <= now - int(SETTLE_SECONDS * 1e6)
-        if len(files) > 1 and (whole_days or settled):
-            return files
-        levels: dict[int, list[DataFile]] = {}
-        for file in files:
-            levels.setdefault(file.level, []).append(file)
-        for _, group in sorted(levels.items()):
-            if len(group) >= MERGE_FILES:
-                return group
-    return None
+def _fitting(files: list[DataFile], most: int) -> list[DataFile] | None:
+    """The first neighbours in time that fit into one file; all of them, for all but the busiest days."""
+    group: list[DataFile] = []
+    rows = 0
+    for file in sorted(files, key=lambda file: file.min):
+        if rows + file.rows > most:
+            if len(group) > 1:
+                break
+            group, rows = [], 0
+        group.append(file)
+        rows += file.rows
+    return group if len(group) > 1 else None
 
 
 def _day(micros: int) -> date:

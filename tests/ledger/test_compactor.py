@@ -216,6 +216,37 @@ def test_replaced_files_stay_for_the_grace(tmp_path: Path) -> None:
     assert count(tmp_path) == (2 * MERGE_FILES, 0, 0)
 
 
+def test_segments_of_a_stream_are_deleted_in_order_even_when_the_clock_is_set_back(tmp_path: Path) -> None:
+    """Readers rely on it: a segment that is still there has no newer one that came and went."""
+    now = NOON + 5_000_000
+    compactor = Compactor(tmp_path, clock=lambda: now)
+    journal = Journal(tmp_path, "node", 0, segment_seconds=0)
+    for moment in (NOON + 5_000_000, NOON):
+        now = moment
+        serve(journal, 1, ts=NOON)
+        journal.tick()
+        poll(lambda: not any(map(locked, segments(tmp_path)[:-1])), "the old segments to be sealed")
+        assert compactor.step().segments == 1
+    now = NOON + 10_000_000
+    compactor.step()
+    assert [path.stem[-8:] for path in segments(tmp_path)] == ["00000000", "00000001", "00000002"]
+    now = NOON + 15_000_000
+    compactor.step()
+    assert [path.stem[-8:] for path in segments(tmp_path)] == ["00000002"]
+    journal.close()
+
+
+def test_a_busy_day_has_several_files_of_bounded_size(tmp_path: Path) -> None:
+    for number in range(10):
+        journal = Journal(tmp_path, "node", 0)
+        serve(journal, 5, ts=NOON + number)
+        journal.close()
+        settled(tmp_path, merged_rows=12, clock=lambda: NOON).close()
+    settled(tmp_path, merged_rows=12, clock=lambda: NOON + 2 * DAY).close()
+    assert sorted(file.rows for file in manifests.load(tmp_path).files) == [10] * 5
+    assert store.verify(tmp_path).rows == 50
+
+
 def test_retention_forgets_whole_days(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "node", 0)
     for day in range(5):
