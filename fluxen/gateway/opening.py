@@ -162,7 +162,7 @@ class Openings:
         if at < 0:
             at = raw.find(b"\r\ncontent-length: ")
         if at < 0:
-            key, length = (raw, b""), None
+            key, length = (raw, b""), None  # none, or spelled in a way that makes its digits a part of the key
         else:
             end = raw.find(b"\r\n", at + 18)
             if end < 0:
@@ -175,8 +175,7 @@ class Openings:
                 if len(self._known) >= self.REMEMBERED:
                     self._known.clear()
                 self._known[key] = opening
-            length = opening.head.length
-        return opening, length
+        return opening, opening.head.length if at < 0 else length
 
     def refused(self, seen: bytes, fault: Fault) -> Opening:
         """The opening of what is no request. seen: its first bytes; they tell whose protocol to answer in."""

@@ -604,3 +604,15 @@ def test_faults_leave_one_bounded_line(server: Gateway, upstream: Upstream) -> N
     assert len(server.rows()) == before + 1
     lines = re.findall(r"refused: invalid_request", server.stderr())
     assert len(lines) <= 20
+
+
+@pytest.mark.parametrize("name", [b"CONTENT-LENGTH: ", b"Content-length:", b"content-length:\t", b"Content-Length:  "])
+def test_the_same_head_again(name: bytes, server: Gateway, upstream: Upstream) -> None:
+    """Heads are remembered. A length is the body's own each time, however it is spelled."""
+    inner = usual(CL, b"X-Smuggled: 1")
+    bodies = [B, B, inner, B + b"x", b"", B, inner]
+    with server.connect() as client:
+        for body in bodies:
+            assert client.ask(usual(name + b"%d" % len(body), body=body)).status == 200
+    assert [seen.body for seen in upstream.requests] == bodies
+    assert not any(seen.get(b"x-smuggled") for seen in upstream.requests)
