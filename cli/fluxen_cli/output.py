@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import TextIO
+from typing import Literal, TextIO
 
 from fluxen.errors import ConfigError, FluxenError
 
@@ -24,6 +24,11 @@ SCHEMA_VERSION = 1
 """Of every `--json` answer. It grows when a field changes its meaning or goes; fields may be added."""
 
 UNKNOWN = "–"
+
+WRAP = 40
+"""Text wider than this is folded in a terminal's table; numbers never are."""
+
+UNBOUNDED = 100_000
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _SMALLEST = Decimal("0.000001")
@@ -120,19 +125,22 @@ def _rich_table(
     from rich.table import Table
     from rich.text import Text
 
+    # Widths are ours: on a narrow terminal rich would cut numbers, and too wide is better than a digit less.
     table = Table(box=box.SIMPLE_HEAD, show_footer=totals is not None, pad_edge=False)
+    cells = [[show(value) for value in row] for row in rows]
+    foot = [show(value) for value in totals] if totals is not None else [""] * len(columns)
     for index, name in enumerate(columns):
         number = _numeric(row[index] for row in [*rows, *([totals] if totals is not None else [])])
-        footer = Text(show(totals[index])) if totals is not None else ""
-        table.add_column(
-            Text(visible(name)), footer=footer, justify="right" if number else "left", no_wrap=number, overflow="fold"
-        )
-    for row in rows:
-        table.add_row(*(Text(show(value)) for value in row))
+        heading = visible(name if show is _plain else name.replace("_", " "))  # so that it can wrap
+        longest = max(len(row[index]) for row in [*cells, foot])
+        width = max(longest if number else min(longest, WRAP), *map(len, heading.split(" ")))
+        justify: Literal["right", "left"] = "right" if number else "left"
+        table.add_column(Text(heading), Text(foot[index]), justify=justify, overflow="fold", width=width)
+    for row in cells:
+        table.add_row(*map(Text, row))
     buffer = io.StringIO()
-    width = Console().width
     colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    Console(file=buffer, width=width, force_terminal=colour, no_color=not colour).print(table)
+    Console(file=buffer, width=UNBOUNDED, force_terminal=colour, no_color=not colour).print(table)
     emit(buffer.getvalue())
 
 

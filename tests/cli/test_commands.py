@@ -85,12 +85,16 @@ def test_report_of_nothing(fluxen: Fluxen, data: Path) -> None:
     assert answer["totals"]["cost_usd"] == "0"
 
 
-def on_a_terminal(arguments: list[str], env: dict[str, str], cwd: Path) -> str:
+def on_a_terminal(arguments: list[str], env: dict[str, str], cwd: Path, columns: int = 140) -> str:
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "fluxen_cli", *arguments],
-        cwd=cwd, env={**env, "TERM": "xterm", "COLUMNS": "140"}, stdout=terminal, stderr=terminal, stdin=terminal,
-    )  # fmt: skip
+        cwd=cwd,
+        env={**env, "TERM": "xterm", "COLUMNS": str(columns)},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
     os.close(terminal)
     shown = b""
     while True:
@@ -119,6 +123,8 @@ def test_a_terminal_gets_a_table(data: Path, clean_env: dict[str, str], tmp_path
     assert lines["free"][7] == "0.000000"
     assert lines["evil\\x1b[2J\\n"][7] == "–"
     assert lines["total"][1] == "5"
+    narrow = on_a_terminal(arguments, {**clean_env, "NO_COLOR": "1"}, tmp_path, columns=30)
+    assert [line.split() for line in narrow.splitlines() if "gpt-1" in line] == [lines["gpt-1"]]  # no digit is cut
 
 
 def test_sql(fluxen: Fluxen, data: Path) -> None:
