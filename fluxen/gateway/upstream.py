@@ -24,7 +24,7 @@ from typing import Final, Protocol
 
 import httptools
 
-from fluxen.gateway.head import MAX_HEAD, AnswerHead, answer_kinds
+from fluxen.gateway.head import MAX_HEAD, AnswerHead
 from fluxen.gateway.meter import Meter
 from fluxen.gateway.timers import TimerWheel, ticks
 
@@ -303,7 +303,7 @@ class UpstreamConnection(asyncio.Protocol):
             if not status:
                 self._break("the upstream's answer is malformed")
                 return None
-            head = AnswerHead(data[: end - 4], self._pool.answer_kinds)
+            head = AnswerHead(data[: end - 4])
             self._until_eof = not (head.framed or self._no_body or status == 204 or status == 304)
             out, self._meter, decode = exchange.answer_head(status, head, self._until_eof)
             if decode:
@@ -391,7 +391,6 @@ class Pool:
         self.wheel = wheel
         self.tls = _tls(origin.ca_file) if origin.scheme == "https" else None
         self.connections: set[UpstreamConnection] = set()
-        self.answer_kinds = answer_kinds()
         self._idle: deque[UpstreamConnection] = deque()
 
     def take(self) -> UpstreamConnection | None:

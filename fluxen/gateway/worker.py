@@ -20,7 +20,7 @@ import uvloop
 
 from fluxen.gateway.accountant import Accountant
 from fluxen.gateway.exchange import Exchange
-from fluxen.gateway.head import request_kinds
+from fluxen.gateway.head import HeaderKinds
 from fluxen.gateway.listener import Listener
 from fluxen.gateway.notices import Notices
 from fluxen.gateway.opening import Openings
@@ -43,7 +43,7 @@ class Worker:
         self.journal = journal
         self.loop = loop
         self.wheel = TimerWheel()
-        self.openings = Openings(snapshot, request_kinds())
+        self.openings = Openings(snapshot, HeaderKinds())
         self.accountant = Accountant()
         self.price_version = self.accountant.price_version
         self.body_bytes = 0

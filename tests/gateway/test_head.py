@@ -189,7 +189,13 @@ def test_answers_are_relayed_as_they_are(others: list[tuple[bytes, object, bytes
         if name.lower() not in (b"connection", b"upgrade", b"keep-alive") and not name.lower().startswith(b"x-fluxen-")
     ]
     kept = list(sent)
-    for extra in (b"Connection: keep-alive, x-hop", b"X-HOP:1", b"X-Fluxen-Id: evil", b"keep-alive: 5", b"Upgrade: x"):
+    for extra in (
+        b"Connection: keep-alive, x-hop, upgrade,x-fluxen-id",
+        b"X-HOP:1",
+        b"X-Fluxen-Id: evil",
+        b"keep-alive: 5",
+        b"Upgrade: x",
+    ):
         sent.insert(data.draw(st.integers(0, len(sent))), extra)
     found = AnswerHead(b"\r\n".join([b"HTTP/1.1 200 OK", *sent]))
     expected = [line for line in kept if line.partition(b":")[0].lower() != b"x-hop"]
@@ -213,7 +219,7 @@ def test_how_an_answer_ends(lines: list[bytes], framed: bool, encoded: bool) -> 
 
 def test_what_is_read_of_an_answer() -> None:
     lines = [b"HTTP/1.0 200 OK", b"Content-TYPE: Application/JSON ", b"content-encoding:\tGZip", b"X-Request-ID: r1"]
-    found = AnswerHead(b"\r\n".join([*lines, b"Transfer-Encoding: chunked"]), answer_kinds())
+    found = AnswerHead(b"\r\n".join([*lines, b"Transfer-Encoding: chunked"]))
     assert found.content_type == b"application/json"
     assert found.content_encoding is not None
     assert found.content_encoding.lower() == b"gzip"
