@@ -42,6 +42,15 @@ docs: $(VENV)/.installed-dev
 kill: $(VENV)/.installed
 	$(BIN)/python tests/ledger/kill.py --kills 60 $(ARGS)
 
+# CPU per request and chunk, memory per stream: nginx, a minimal aiohttp relay and Fluxen in one run (needs nginx, wrk);
+# then the ledger and the analyzer by themselves. Figures as JSON in dist/.
+.PHONY: bench
+bench: $(VENV)/.installed-dev
+	@mkdir -p dist
+	$(BIN)/python tests/bench/gateway.py --json dist/bench-gateway.json $(ARGS)
+	$(BIN)/python tests/bench/ledger.py
+	$(BIN)/python tests/bench/analyzer.py
+
 # A wheel and a source archive in dist/.
 dist: $(VENV)/.installed
 	$(BIN)/python -m hatchling build -d dist

@@ -43,7 +43,7 @@ class KeyIndex:
     def __init__(self, keys: Sequence[schema.StaticKey]) -> None:
         self._salt = os.urandom(16)
         self._keys = {
-            self._digest(key.key.reveal().encode("latin-1", "replace")): ClientKey(
+            self._digest(key.key.reveal().encode()): ClientKey(
                 key.id, key.team, key.project, key.tags, None if key.upstreams is None else frozenset(key.upstreams)
             )
             for key in keys

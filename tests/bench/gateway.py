@@ -1,12 +1,19 @@
 """`make bench`: nginx, a minimal aiohttp relay and Fluxen in front of the same upstreams, in one run.
 
-Upstreams and load run on core 0, the proxy that is measured on core 1. CPU time is what counts: the scheduler's own
-account of the proxy's threads (/proc/PID/task/*/schedstat) over the requests or chunks that went through; wall clock
-only shows whether the core was ours. Ratios hold, absolute figures depend on the machine.
+Upstreams and load run on core 0, the proxy that is measured on core 1. What counts is CPU time: the scheduler's account
+of the proxy's threads (/proc/PID/task/*/schedstat) over the requests or chunks that went through. All proxies run all
+the time and take turns in short windows, so that a machine whose speed drifts slows all of them; the figure of a proxy
+is the median over its windows, a ratio is the median over the rounds. Absolute figures depend on the machine.
 
-Needs nginx and wrk (Debian packages of these names) and two cores. Prints a table, writes JSON.
+    relay   a body nobody looks into, an answer nobody meters: but routing, keys, both journal lines
+    full    keys, route, peek, both journal lines, timeouts armed, metering, cost: a chat completion
+    heads   the same, each request with a head that was never seen before
+    stream  CPU per chunk of 40 streams of 100 chunks a second
+    idle    memory per open stream of which one chunk was relayed
 
-    python tests/bench/gateway.py [--seconds 5] [--rounds 3] [--json FILE] [--only fluxen,nginx]
+Needs nginx, wrk (Debian packages of these names), taskset and two cores. Prints a table, writes JSON.
+
+    python tests/bench/gateway.py [--seconds 2] [--rounds 5] [--json FILE] [--only nginx,fluxen] [--what full,stream]
 """
 
 from __future__ import annotations
@@ -23,28 +30,46 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import load
 
 HERE = Path(__file__).parent
 UNARY, STREAM = 21080, 21081
+PORTS = {"nginx": 21100, "aiohttp": 21102, "fluxen": 21103}
+UNITS = {
+    "relay": ("cpu_us", "CPU µs per request, relay"),
+    "full": ("cpu_us", "CPU µs per request, full work"),
+    "heads": ("cpu_us", "CPU µs per request, new heads"),
+    "stream": ("cpu_us", "CPU µs per chunk"),
+    "idle": ("bytes", "bytes per idle stream"),
+}
+_CHOICE = {
+    "index": 0,
+    "message": {"role": "assistant", "content": "lorem ipsum dolor sit amet " * 20, "refusal": None},
+    "logprobs": None,
+    "finish_reason": "stop",
+}
 ANSWER = json.dumps(
     {
-        "id": "chatcmpl-AbCdEf0123456789", "object": "chat.completion", "created": 1795369052, "model": "gpt-4o-mini-2024-07-18",
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": "lorem ipsum dolor sit amet " * 20, "refusal": None},
-             "logprobs": None, "finish_reason": "stop"}
-        ],
+        "id": "chatcmpl-AbCdEf0123456789",
+        "object": "chat.completion",
+        "created": 1795369052,
+        "model": "gpt-4o-mini-2024-07-18",
+        "choices": [_CHOICE],
         "usage": {
-            "prompt_tokens": 412, "completion_tokens": 118, "total_tokens": 530,
+            "prompt_tokens": 412,
+            "completion_tokens": 118,
+            "total_tokens": 530,
             "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
             "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0, "accepted_prediction_tokens": 0},
         },
-        "service_tier": "default", "system_fingerprint": "fp_0705bf87c0",
+        "service_tier": "default",
+        "system_fingerprint": "fp_0705bf87c0",
     }
-)  # fmt: skip
+)
 UPSTREAM_CONF = """
 daemon off; master_process off; pid {folder}/up.pid; error_log {folder}/up.err warn;
 events {{ worker_connections 8192; }}
@@ -78,20 +103,32 @@ api_keys:
   static:
     - {{id: bench, key: fx-client-0123456789abcdef0123456789abcdef, team: research, project: bench}}
 """
-WRK = """
+WRK = r"""
 wrk.method = "POST"
 wrk.path = "{path}"
 wrk.body = [==[{body}]==]
 {headers}
+{each}
 done = function(s, l, r)
-  io.write(string.format("RESULT {{\\"requests\\":%d,\\"us\\":%d,\\"p50\\":%d,\\"p99\\":%d,\\"errors\\":%d}}\\n", s.requests,
-    s.duration, l:percentile(50), l:percentile(99), s.errors.connect+s.errors.read+s.errors.write+s.errors.timeout+s.errors.status))
+  local errors = s.errors.connect + s.errors.read + s.errors.write + s.errors.timeout + s.errors.status
+  io.write(string.format("RESULT {{\"requests\":%d,\"us\":%d,\"p50\":%d,\"p99\":%d,\"errors\":%d}}\n",
+    s.requests, s.duration, l:percentile(50), l:percentile(99), errors))
+end
+"""
+NEW_HEADS = """
+local n = 0
+request = function()
+  n = n + 1
+  wrk.headers["X-Stainless-Trace"] = tostring(n)
+  return wrk.format(nil, nil, wrk.headers, wrk.body)
 end
 """
 
 
-def pinned(core: int, command: list[str], **options: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(["taskset", "-c", str(core), *command], text=True, **options)  # type: ignore[call-overload,no-any-return]
+def pinned(core: int, command: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["taskset", "-c", str(core), *command], text=True, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE
+    )
 
 
 def wait_for(port: int) -> None:
@@ -121,159 +158,182 @@ def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(40)
+        process.wait(60)
 
 
-class Proxy:
-    """One proxy under test. pid() finds the process that serves."""
+@dataclass
+class Bench:
+    """Everything is running: pids are those of the processes that serve."""
 
-    def __init__(self, name: str, port: int, command: list[str], pid: Callable[[int], int], env: dict[str, str] | None = None):
-        self.name, self.port, self.command, self._pid, self.env = name, port, command, pid, env
+    folder: Path
+    seconds: float
+    pids: dict[str, int]
 
-    @contextlib.contextmanager
-    def started(self) -> Iterator[int]:
-        with running(pinned(1, self.command, env={**os.environ, **(self.env or {})}, stdout=subprocess.DEVNULL)) as process:
-            wait_for(self.port)
-            time.sleep(0.5)
-            yield self._pid(process.pid)
-
-
-def fluxen_worker(supervisor: int) -> int:
-    """The worker; the compactor, which shares nothing with a request, is moved off the core that is measured."""
-    compactor, worker = children(supervisor)[:2]
-    os.sched_setaffinity(compactor, {0})
-    return worker
-
-
-def wrk(folder: Path, port: int, path: str, seconds: float, kind: str, body: bytes) -> dict[str, float]:
-    headers = {**load.HEADERS, "Content-Type": kind}
-    del headers["Host"]
-    script = folder / "wrk.lua"
-    script.write_text(
-        WRK.format(path=path, body=body.decode(), headers="\n".join(f'wrk.headers["{k}"] = "{v}"' for k, v in headers.items()))
-    )
-    command = ["wrk", "-t1", "-c64", f"-d{seconds:g}s", "--latency", "-s", str(script), f"http://127.0.0.1:{port}"]
-    out = subprocess.run(["taskset", "-c", "0", *command], text=True, capture_output=True, timeout=seconds + 30, check=True).stdout
-    return json.loads(next(line for line in out.splitlines() if line.startswith("RESULT"))[7:])  # type: ignore[no-any-return]
-
-
-def measure_unary(
-    folder: Path, proxy: Proxy, path: str, seconds: float, kind: str = "application/json", body: bytes = load.MODEL_BODY
-) -> dict[str, float]:
-    with proxy.started() as pid:
-        wrk(folder, proxy.port, path, 1, kind, body)
+    def measure(self, what: str, proxy: str) -> dict[str, float]:
+        """One window."""
+        if what == "stream":
+            return self._stream(proxy)
+        if what == "idle":
+            return self._idle(proxy)
+        kind = "application/octet-stream" if what == "relay" else "application/json"
+        path = "/v1/chat/completions" if what != "relay" else "/openai/v1/files"
+        self._wrk(proxy, path, kind, what == "heads", 0.5)
+        pid = self.pids[proxy]
         cpu, fault = cpu_us(pid), faults(pid)
-        result = wrk(folder, proxy.port, path, seconds, kind, body)
+        result = self._wrk(proxy, path, kind, what == "heads", self.seconds)
         cpu, fault = cpu_us(pid) - cpu, faults(pid) - fault
-    count = result["requests"]
-    return {
-        "cpu_us": cpu / count, "faults": fault / count, "busy": cpu / result["us"], "rps": count / result["us"] * 1e6,
-        "p50_us": result["p50"], "p99_us": result["p99"], "errors": result["errors"],
-    }  # fmt: skip
+        count = result["requests"]
+        return {
+            "cpu_us": cpu / count,
+            "faults": fault / count,
+            "busy": cpu / result["us"],
+            "rps": count / result["us"] * 1e6,
+            "p50_us": result["p50"],
+            "p99_us": result["p99"],
+            "errors": result["errors"],
+        }
 
+    def _wrk(self, proxy: str, path: str, kind: str, new_heads: bool, seconds: float) -> dict[str, float]:
+        headers = {**load.HEADERS, "Content-Type": kind}
+        del headers["Host"]
+        script = self.folder / "wrk.lua"
+        lines = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items())
+        each = NEW_HEADS if new_heads else ""
+        script.write_text(WRK.format(path=path, body=load.MODEL_BODY.decode(), headers=lines, each=each))
+        url = f"http://127.0.0.1:{PORTS[proxy]}"
+        # wrk takes whole seconds only: a shorter run is interrupted, and still reports
+        command = ["wrk", "-t1", "-c64", f"-d{max(1, round(seconds))}s", "--latency", "-s", str(script), url]
+        process = pinned(0, command)
+        out, _ = process.communicate(timeout=seconds + 60)
+        found = next((line for line in out.splitlines() if line.startswith("RESULT")), None)
+        if found is None:
+            raise SystemExit(f"wrk failed on {proxy}: {out}")
+        return json.loads(found[7:])  # type: ignore[no-any-return]
 
-def measure_stream(proxy: Proxy, path: str, seconds: float) -> dict[str, float]:
-    with proxy.started() as pid:
-        command = [sys.executable, str(HERE / "load.py"), "stream", str(proxy.port), path + "?n=200&every_ms=10", "40", str(seconds)]
-        client = pinned(0, command, stdout=subprocess.PIPE)
+    def _path(self, proxy: str) -> str:
+        return "/stream/v1/chat/completions" if proxy == "fluxen" else "/stream"
+
+    def _stream(self, proxy: str) -> dict[str, float]:
+        path = self._path(proxy) + "?n=200&every_ms=10"
+        script = str(HERE / "load.py")
+        client = pinned(0, [sys.executable, script, "stream", str(PORTS[proxy]), path, "40", str(self.seconds)])
         assert client.stdout is not None
         client.stdout.readline()
-        cpu = cpu_us(pid)
+        cpu = cpu_us(self.pids[proxy])
         result = json.loads(client.stdout.readline())
-        cpu = cpu_us(pid) - cpu
-        client.wait(30)
-    return {
-        "cpu_us": cpu / result["events"], "events": result["events"], "events_per_read": result["events"] / result["reads"],
-        "bad": result["bad"] + result["lost"],
-    }  # fmt: skip
+        cpu = cpu_us(self.pids[proxy]) - cpu
+        client.wait(60)
+        return {
+            "cpu_us": cpu / result["events"],
+            "events": result["events"],
+            "events_per_read": result["events"] / result["reads"],
+            "errors": result["bad"] + result["lost"],
+        }
+
+    def _idle(self, proxy: str) -> dict[str, float]:
+        path = self._path(proxy) + "?n=2&hold_ms=60000"
+        script = str(HERE / "load.py")
+        client = pinned(0, [sys.executable, script, "hold", str(PORTS[proxy]), path, "1000", str(self.pids[proxy])])
+        out, _ = client.communicate(timeout=120)
+        result = json.loads(out.splitlines()[-1])
+        return {"bytes": result["per_stream"], "errors": 1200 - result["opened"], "resident": result["before"]}
 
 
-def measure_idle(proxy: Proxy, path: str, streams: int) -> dict[str, float]:
-    with proxy.started() as pid:
-        command = [sys.executable, str(HERE / "load.py"), "hold", str(proxy.port), path + "?n=2&hold_ms=60000", str(streams), str(pid)]
-        out = subprocess.run(["taskset", "-c", "0", *command], text=True, capture_output=True, timeout=90, check=True).stdout
-    result = json.loads(out.splitlines()[-1])
-    return {"bytes": result["per_stream"], "streams": streams, "opened": result["opened"], "resident": result["before"]}
-
-
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--seconds", type=float, default=4)
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--json", type=Path)
-    options.add_argument("--only", default="nginx,aiohttp,fluxen")
-    options.add_argument("--what", default="relay,full,stream,idle")
-    chosen = options.parse_args()
-    missing = [tool for tool in ("nginx", "wrk", "taskset") if shutil.which(tool) is None and not Path(f"/usr/sbin/{tool}").exists()]
-    if missing:
-        raise SystemExit(f"the benchmark needs {', '.join(missing)}: install the packages of these names")
-    if (os.cpu_count() or 1) < 2:
-        raise SystemExit("the benchmark needs two cores: one for the proxy, one for load and upstream")
+@contextlib.contextmanager
+def started(proxies: list[str], seconds: float) -> Iterator[Bench]:
+    """Upstreams and proxies, each on its core."""
     nginx = shutil.which("nginx") or "/usr/sbin/nginx"
-    only = chosen.only.split(",")
-    what = chosen.what.split(",")
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         (folder / "up.conf").write_text(UPSTREAM_CONF.format(folder=folder, unary=UNARY, answer=ANSWER))
-        (folder / "px.conf").write_text(PROXY_CONF.format(folder=folder, unary=UNARY, stream=STREAM, port=21100))
-        (folder / "fluxen.yaml").write_text(FLUXEN_YAML.format(unary=UNARY, stream=STREAM, port=21103))
-        proxies = {
-            "nginx": Proxy("nginx", 21100, [nginx, "-c", str(folder / "px.conf")], lambda pid: pid),
-            "aiohttp": Proxy(
-                "aiohttp", 21102,
-                [sys.executable, str(HERE / "relay.py"), "21102", f"http://127.0.0.1:{UNARY}", f"http://127.0.0.1:{STREAM}"],
-                lambda pid: pid,
-            ),
-            "fluxen": Proxy(
-                "fluxen", 21103, [sys.executable, "-m", "fluxen_cli", "serve", "--config", str(folder / "fluxen.yaml")],
-                fluxen_worker, {"FLUXEN_DATA_DIR": str(folder / "data")},
-            ),
-        }  # fmt: skip
+        ports = {"unary": UNARY, "stream": STREAM}
+        (folder / "px.conf").write_text(PROXY_CONF.format(folder=folder, port=PORTS["nginx"], **ports))
+        (folder / "fluxen.yaml").write_text(FLUXEN_YAML.format(port=PORTS["fluxen"], **ports))
+        unary, stream = f"http://127.0.0.1:{UNARY}", f"http://127.0.0.1:{STREAM}"
+        commands = {
+            "nginx": [nginx, "-c", str(folder / "px.conf")],
+            "aiohttp": [sys.executable, str(HERE / "relay.py"), str(PORTS["aiohttp"]), unary, stream],
+            "fluxen": [sys.executable, "-m", "fluxen_cli", "serve", "--config", str(folder / "fluxen.yaml")],
+        }
         stack.enter_context(running(pinned(0, [nginx, "-c", str(folder / "up.conf")])))
         stack.enter_context(running(pinned(0, [sys.executable, str(HERE / "upstream.py"), str(STREAM)])))
         wait_for(UNARY)
         wait_for(STREAM)
-        rounds: dict[str, dict[str, list[dict[str, float]]]] = {kind: {proxy: [] for proxy in only} for kind in what}
-        for number in range(chosen.rounds):
-            for proxy in [proxies[name] for name in only]:
-                full = "/v1/chat/completions"
-                plain = "/openai/v1/files" if proxy.name == "fluxen" else "/v1/files"
-                streamed = "/stream/v1/chat/completions" if proxy.name == "fluxen" else "/stream"
-                for kind in what:
-                    if kind == "relay":
-                        opaque = {"kind": "application/octet-stream"}
-                        result = measure_unary(folder, proxy, plain, chosen.seconds, **opaque)
-                    elif kind == "full":
-                        result = measure_unary(folder, proxy, full, chosen.seconds)
-                    elif kind == "stream":
-                        result = measure_stream(proxy, streamed, chosen.seconds)
-                    else:
-                        result = measure_idle(proxy, streamed, 1000)
-                    rounds[kind][proxy.name].append(result)
-                    shown = {key: round(value, 2) for key, value in result.items()}
-                    print(f"round {number + 1} {kind:6} {proxy.name:8} {shown}", file=sys.stderr, flush=True)
+        pids = {}
+        for proxy in proxies:
+            process = pinned(1, commands[proxy], {"FLUXEN_DATA_DIR": str(folder / "data")})
+            stack.enter_context(running(process))
+            wait_for(PORTS[proxy])
+            pids[proxy] = process.pid
+        if "fluxen" in pids:
+            # The compactor works in the background and has no part in a request: off the core that is measured.
+            deadline = time.monotonic() + 15
+            while len(children(pids["fluxen"])) < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            compactor, worker = children(pids["fluxen"])
+            os.sched_setaffinity(compactor, {0})
+            pids["fluxen"] = worker
+        time.sleep(0.5)
+        yield Bench(folder, seconds, pids)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--seconds", type=float, default=2, help="length of a window")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--json", type=Path)
+    options.add_argument("--only", default="nginx,aiohttp,fluxen")
+    options.add_argument("--what", default="relay,full,heads,stream,idle")
+    chosen = options.parse_args()
+    tools = ("nginx", "wrk", "taskset")
+    missing = [tool for tool in tools if shutil.which(tool) is None and not Path(f"/usr/sbin/{tool}").exists()]
+    if missing:
+        raise SystemExit(f"the benchmark needs {', '.join(missing)}: install the packages of these names")
+    if (os.cpu_count() or 1) < 2:
+        raise SystemExit("the benchmark needs two cores: one for the proxy, one for load and upstream")
+    proxies, kinds = chosen.only.split(","), chosen.what.split(",")
+    rounds: dict[str, dict[str, list[dict[str, float]]]] = {what: {proxy: [] for proxy in proxies} for what in kinds}
+    with started(proxies, chosen.seconds) as bench:
+        for what in kinds:
+            for number in range(1 if what == "idle" else chosen.rounds):
+                for proxy in proxies:
+                    result = bench.measure(what, proxy)
+                    rounds[what][proxy].append(result)
+                    shown = {key: round(value, 3) for key, value in result.items()}
+                    print(f"round {number + 1} {what:6} {proxy:8} {shown}", file=sys.stderr, flush=True)
     report = summary(rounds)
-    for line in report["table"]:
-        print(line)
+    for what, by_proxy in report.items():
+        cells = [
+            f"{proxy} {figures['median']:.1f}" + (f" ({figures['ratio']:.2f} x nginx)" if "ratio" in figures else "")
+            for proxy, figures in by_proxy.items()
+        ]
+        cells += [
+            f"{proxy} {figures['faults']:.3f} faults" for proxy, figures in by_proxy.items() if "faults" in figures
+        ]
+        print(f"{UNITS[what][1]:30} " + "   ".join(cells))
     if chosen.json:
         chosen.json.write_text(json.dumps({"report": report, "rounds": rounds}, indent=1))
 
 
-def summary(rounds: dict[str, dict[str, list[dict[str, float]]]]) -> dict[str, object]:
-    """Medians over the rounds, and ratios to nginx."""
-    units = {"relay": "cpu_us", "full": "cpu_us", "stream": "cpu_us", "idle": "bytes"}
-    names = {"relay": "CPU µs per request, relay", "full": "CPU µs per request, full work", "stream": "CPU µs per chunk",
-             "idle": "bytes per idle stream"}  # fmt: skip
-    table, figures = [], {}
-    for kind, by_proxy in rounds.items():
-        medians = {proxy: statistics.median(r[units[kind]] for r in results) for proxy, results in by_proxy.items()}
-        figures[kind] = medians
-        base = medians.get("nginx")
-        cells = [f"{proxy} {value:8.1f}" + (f" ({value / base:5.2f} x)" if base else "") for proxy, value in medians.items()]
-        if kind in ("relay", "full"):
-            cells += [f"faults/request {p} {statistics.median(r['faults'] for r in rs):.3f}" for p, rs in by_proxy.items()]
-        table.append(f"{names[kind]:32} " + "  ".join(cells))
-    return {"table": table, "figures": figures}
+def summary(rounds: dict[str, dict[str, list[dict[str, float]]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Per kind and proxy: the median and best window, and the median ratio to nginx in the same round."""
+    report: dict[str, dict[str, dict[str, float]]] = {}
+    for what, by_proxy in rounds.items():
+        unit = UNITS[what][0]
+        report[what] = {}
+        for proxy, windows in by_proxy.items():
+            figures = {
+                "median": statistics.median(window[unit] for window in windows),
+                "best": min(window[unit] for window in windows),
+                "errors": sum(window["errors"] for window in windows),
+            }
+            if "faults" in windows[0]:
+                figures["faults"] = statistics.median(window["faults"] for window in windows)
+            if proxy != "nginx" and "nginx" in by_proxy:
+                pairs = zip(windows, by_proxy["nginx"], strict=True)
+                figures["ratio"] = statistics.median(mine[unit] / other[unit] for mine, other in pairs)
+            report[what][proxy] = figures
+    return report
 
 
 if __name__ == "__main__":

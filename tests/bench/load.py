@@ -15,9 +15,8 @@ from pathlib import Path
 
 import uvloop
 
-MODEL_BODY = json.dumps(
-    {"model": "gpt-4o-mini", "stream": True, "messages": [{"role": "user", "content": "lorem ipsum dolor sit amet " * 78}]}
-).encode()
+_MESSAGE = {"role": "user", "content": "lorem ipsum dolor sit amet " * 78}
+MODEL_BODY = json.dumps({"model": "gpt-4o-mini", "stream": True, "messages": [_MESSAGE]}).encode()
 HEADERS = {
     "Host": "127.0.0.1",
     "Accept": "application/json",
@@ -119,7 +118,8 @@ async def hold(port: int, path: str, connections: int, pid: int) -> None:
     before = await more(200)
     after = await more(connections)
     state["stop"] = 1
-    print(json.dumps({"opened": state["opened"], "before": before, "after": after, "per_stream": (after - before) / connections}))
+    result = {"opened": state["opened"], "before": before, "after": after, "per_stream": (after - before) / connections}
+    print(json.dumps(result))
     for transport in transports:
         transport.abort()
 
