@@ -73,7 +73,7 @@ def _token(name: bytes, value: bytes) -> bytes:
 
 def _open_mode_fault(head: RequestHead) -> Fault | None:
     """Open mode is for programs on this machine: no web page may spend the user's money."""
-    host = (head.host or b"localhost").strip().lower()
+    host = b"localhost" if head.host is None else head.host.lower()  # HTTP/1.0 may leave it out, a browser can't
     name, colon, port = host.rpartition(b":")
     if colon and port.isdigit():
         host = name

@@ -30,6 +30,15 @@ PATIENCE = 15.0
 KEY = "fx-client-0123456789abcdef"
 PROVIDER_KEY = "sk-provider-fedcba9876543210"
 
+KEYED = """
+version: 1
+server: {{bind_address: "127.0.0.1:0"}}
+upstreams:
+  openai: {{request_path: "/openai", target_url: "{url}", api_key: "{provider}"}}
+api_keys:
+  static: [{{id: me, key: "{key}"}}]
+"""
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -504,6 +513,11 @@ def answer(
 def chunked(*pieces: bytes) -> bytes:
     """Pieces as chunks, and the end."""
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece) + b"0\r\n\r\n"
+
+
+def keyed(upstream: Upstream) -> str:
+    """The configuration that most tests share: one key, one upstream."""
+    return KEYED.format(url=upstream.url, provider=PROVIDER_KEY, key=KEY)
 
 
 class Gateway:

@@ -16,6 +16,7 @@ import pytest
 from gateway.conftest import StartGateway
 from gateway.rig import (
     KEY,
+    KEYED,
     OK,
     OK_BODY,
     PROVIDER_KEY,
@@ -25,18 +26,10 @@ from gateway.rig import (
     Upstream,
     answer,
     chunked,
+    keyed,
     request,
     until,
 )
-
-CONFIG = """
-version: 1
-server: {{bind_address: "127.0.0.1:0"}}
-upstreams:
-  openai: {{request_path: "/openai", target_url: "{url}", api_key: "{provider}"}}
-api_keys:
-  static: [{{id: me, key: "{key}"}}]
-"""
 
 CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 HTTP10 = request(version=b"HTTP/1.0")
@@ -44,7 +37,7 @@ HTTP10 = request(version=b"HTTP/1.0")
 
 @pytest.fixture
 def server(shared_gateway: StartGateway, upstream: Upstream) -> Gateway:
-    return shared_gateway(CONFIG.format(url=upstream.url, provider=PROVIDER_KEY, key=KEY))
+    return shared_gateway(keyed(upstream))
 
 
 def then_close(data: bytes) -> object:
@@ -400,7 +393,7 @@ def test_closed_just_as_the_next_request_is_written(gateway: StartGateway, upstr
     writes it to a connection that is already closed at the other end. Several rounds: which one the worker's loop
     takes up first is the kernel's choice.
     """
-    server = gateway(CONFIG.format(url=upstream.url, provider=PROVIDER_KEY, key=KEY))
+    server = gateway(keyed(upstream))
     resent = 0
     with server.connect() as client:
         for number in range(6):
@@ -478,7 +471,7 @@ def test_nothing_listens(gateway: StartGateway) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: refused
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        server = gateway(CONFIG.format(url=url, provider=PROVIDER_KEY, key=KEY))
+        server = gateway(KEYED.format(url=url, provider=PROVIDER_KEY, key=KEY))
         with server.connect() as client:
             for _ in range(2):
                 got = client.ask(request())

@@ -11,16 +11,7 @@ import threading
 
 import pytest
 from gateway.conftest import StartGateway
-from gateway.rig import KEY, OK, OK_BODY, PROVIDER_KEY, Connection, Gateway, Upstream, chunked
-
-CONFIG = """
-version: 1
-server: {{bind_address: "127.0.0.1:0"}}
-upstreams:
-  openai: {{request_path: "/openai", target_url: "{url}", api_key: "{provider}"}}
-api_keys:
-  static: [{{id: me, key: "{key}"}}]
-"""
+from gateway.rig import KEY, OK, OK_BODY, PROVIDER_KEY, Connection, Gateway, Upstream, chunked, keyed
 
 B = b'{"model":"m","stream":false}'
 AUTH = b"Authorization: Bearer " + KEY.encode()
@@ -42,7 +33,7 @@ def usual(*headers: bytes, body: bytes = B, line: bytes = b"POST /openai/v1/chat
 
 @pytest.fixture
 def server(shared_gateway: StartGateway, upstream: Upstream) -> Gateway:
-    return shared_gateway(CONFIG.format(url=upstream.url, provider=PROVIDER_KEY, key=KEY))
+    return shared_gateway(keyed(upstream))
 
 
 def nothing_went_up(upstream: Upstream) -> bool:
