@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -31,7 +32,37 @@ _RESTART_MOST = 5.0
 _YOUNG = 10.0
 _GRACE = 5.0  # seconds beyond shutdown_timeout_ms until a worker that does not end is killed
 _COMPACTOR_GRACE = 20.0
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP}
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
+_STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+class Signals:
+    """Signals as values to wait for: each is a byte in a pipe (macOS has no sigtimedwait)."""
+
+    def __init__(self) -> None:
+        self._out, self._in = os.pipe()
+        os.set_blocking(self._in, False)
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._in, warn_on_full_buffer=False)
+
+    def wait(self, limit: float | None) -> int | None:
+        """The next signal, or None after `limit` seconds."""
+        ready, _, _ = select.select([self._out], [], [], limit)
+        return os.read(self._out, 1)[0] if ready else None
+
+    def fork(self) -> int:
+        """As os.fork. No signal of the child is taken for one of the parent: they wait until the two are apart."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            os.close(self._out)
+            os.close(self._in)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        return pid
 
 
 @dataclass(slots=True)
@@ -59,6 +90,7 @@ class Supervisor:
         self._workers: list[Child] = []
         self._compactor: Child | None = None
         self._notices = Notices("supervisor")
+        self._signals = Signals()
 
     def run(
         self,
@@ -68,7 +100,6 @@ class Supervisor:
     ) -> None:
         """worker(number, socket, life) and compactor(life) are the children's bodies; started() is called when the
         children are running."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         life = self._life
         self._compactor = Child("compactor", lambda: compactor(life))
         self._workers = [
@@ -78,7 +109,7 @@ class Supervisor:
         for child in (self._compactor, *self._workers):
             self._start(child)
         started()
-        while self._wait(self._next_due()) not in (signal.SIGTERM, signal.SIGINT):
+        while self._signals.wait(self._next_due()) not in _STOP:
             self._reap()
             for child in (self._compactor, *self._workers):
                 if child.due and child.due <= time.monotonic():
@@ -88,7 +119,7 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        child.pid = os.fork()
+        child.pid = self._signals.fork()
         if child.pid:
             child.started, child.due = time.monotonic(), 0.0
             return
@@ -98,7 +129,6 @@ class Supervisor:
             for number, sock in enumerate(self.sockets):
                 if child.name != f"worker {number}":
                     sock.close()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             if child is self._compactor:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the pipe, after the workers
@@ -117,13 +147,6 @@ class Supervisor:
         assert self._compactor is not None
         due = [child.due for child in (self._compactor, *self._workers) if child.due]
         return max(0.0, min(due) - time.monotonic()) if due else None
-
-    def _wait(self, limit: float | None) -> int | None:
-        """The next signal, or None after `limit` seconds."""
-        if limit is None:
-            return signal.sigwait(_SIGNALS)
-        info = signal.sigtimedwait(_SIGNALS, limit)
-        return None if info is None else info.si_signo
 
     def _reap(self) -> None:
         """Note the dead, and when their successors are due."""
@@ -156,7 +179,7 @@ class Supervisor:
         self._await([self._compactor], _COMPACTOR_GRACE)
 
     def _await(self, children: list[Child], limit: float) -> None:
-        """Wait for these to end, and kill what has not ended in time."""
+        """Wait for these to end, and kill what has not ended in time, or when told to stop once more."""
         deadline = time.monotonic() + limit
         running = {child.pid for child in children if child.pid}
         while running:
@@ -172,7 +195,8 @@ class Supervisor:
                 for pid in running:
                     os.kill(pid, signal.SIGKILL)
                 deadline = float("inf")
-            signal.sigtimedwait({signal.SIGCHLD}, min(max(left, 0.05), 1.0))
+            if self._signals.wait(min(max(left, 0.05), 1.0)) in _STOP and left > 0:
+                deadline = time.monotonic()
 
 
 def bind(host: str, port: int, count: int) -> list[socket.socket]:
