@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from fluxen.errors import LedgerError
+from fluxen.ledger import schema
 from fluxen.ledger.engine import Connection, line_file
 from fluxen.ledger.journal import no_checkpoint, sync_folder
 from fluxen.ledger.manifest import DATA, DataFile
@@ -31,7 +32,8 @@ class ParquetWriter:
     def rows(self, lines: Iterable[bytes], generation: int) -> list[DataFile]:
         """Files of level 0 that hold these rows (JSON arrays `[node, worker, …End fields]`)."""
         with line_file(lines) as path:
-            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE rows AS {from_lines(path, COLUMNS, END_FIELDS)}")
+            select = from_lines(f"({schema.lines(path)})", COLUMNS, END_FIELDS)
+            self._connection.execute(f"CREATE OR REPLACE TEMP TABLE rows AS {select}")
         files = self.table("rows", generation)
         self._connection.execute("DROP TABLE rows")
         return files

@@ -17,6 +17,7 @@ import duckdb
 
 from fluxen.errors import LedgerError, QueryError
 from fluxen.ledger import manifest as manifests
+from fluxen.ledger import schema
 from fluxen.ledger import snapshot as snapshots
 from fluxen.ledger.engine import Connection, connect, line_file
 from fluxen.ledger.journal import no_checkpoint
@@ -133,7 +134,7 @@ def _views(
 ) -> None:
     source = from_parquet(files) if files else None
     if finished := snapshot.ends + snapshot.lost:
-        _table(connection, "tail", finished, COLUMNS, END_FIELDS)
+        _view(connection, "tail", finished, COLUMNS, END_FIELDS)
         source = f"{source} UNION ALL SELECT * FROM tail" if source else "SELECT * FROM tail"
     within = [
         f"ts {sign} make_timestamp({bound})" for sign, bound in zip((">=", "<"), span, strict=True) if bound is not None
@@ -142,16 +143,18 @@ def _views(
         source = f"SELECT * FROM ({source}) WHERE {' AND '.join(within)}"
     connection.execute(f"CREATE VIEW requests AS {source or empty()}")
     if snapshot.in_flight:
-        _table(connection, "in_flight", snapshot.in_flight, IN_FLIGHT, BEGIN_FIELDS)
+        _view(connection, "in_flight", snapshot.in_flight, IN_FLIGHT, BEGIN_FIELDS)
     else:
         connection.execute(f"CREATE VIEW in_flight AS {empty(IN_FLIGHT)}")
 
 
-def _table(
+def _view(
     connection: Connection, name: str, lines: list[bytes], columns: Sequence[Column], fields: Sequence[str]
 ) -> None:
+    """A view that turns into values only those columns a query asks for: that is most of the work."""
     with line_file(lines) as path:
-        connection.execute(f"CREATE TABLE {name} AS {from_lines(path, columns, fields)}")
+        connection.execute(f"CREATE TABLE {name}_lines AS {schema.lines(path)}")
+    connection.execute(f"CREATE VIEW {name} AS {from_lines(f'{name}_lines', columns, fields)}")
 
 
 def _lock_up(connection: Connection, paths: list[str]) -> None:

@@ -151,15 +151,20 @@ def from_parquet(files: Sequence[tuple[str, int]], migrations: Sequence[Migratio
     return f"SELECT {names} FROM (" + " UNION ALL BY NAME ".join(parts) + ")"
 
 
-def from_lines(source: str, columns: Sequence[Column], fields: Sequence[str]) -> str:
-    """A SELECT over a file of JSON arrays `[node, worker, …fields]`, one a line.
+def lines(source: str) -> str:
+    """A SELECT of one column `l`, a list of texts, over a file of JSON arrays, one a line."""
+    shape = "format = 'newline_delimited', records = false, columns = {json: 'VARCHAR[]'}"
+    return f"SELECT json AS l FROM read_json({parquet_path(source)}, {shape})"
+
+
+def from_lines(table: str, columns: Sequence[Column], fields: Sequence[str]) -> str:
+    """A SELECT over a table of `lines` that hold `[node, worker, …fields]`.
 
     `id` and `ts` are known to be valid; any other value that does not fit its type is NULL, as unknown as it is.
     """
     place = {name: index for index, name in enumerate(("node", "worker", *fields), start=1)}
     values = ", ".join(f"{_value(column, f'l[{place[column.field]}]')} AS {column.name}" for column in columns)
-    lines = f"SELECT from_json(json, '[\"VARCHAR\"]') AS l FROM read_ndjson_objects({parquet_path(source)})"
-    return f"SELECT {values} FROM ({lines})"
+    return f"SELECT {values} FROM {table}"
 
 
 def _value(column: Column, text: str) -> str:

@@ -6,7 +6,6 @@ record can only come from power loss or a broken disk: it is set aside as `bad`,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -42,6 +41,7 @@ class Segment:
     bad: list[bytes] = field(default_factory=list)
 
 
+_BEGIN = b'["b","'
 _encode = msgspec.json.Encoder().encode
 _decode_header = msgspec.json.Decoder(Header).decode
 _decode_line = msgspec.json.Decoder(Begin | End | Loss).decode
@@ -64,36 +64,38 @@ def parse(content: bytes, name: str) -> Segment:
         raise LedgerError(f"{name} has journal format {header.fluxen}", hint="a newer Fluxen wrote it: upgrade")
     check(header.schema, name)
 
-    prefix = b"[" + _encode(header.node) + b"," + _encode(header.worker) + b","
-    ended: set[str] = set()
-    begun: dict[str, Begin] = {}
-    for line, record in _records(lines[1:], header, segment.bad):
-        if isinstance(record, End):
-            ended.add(record.id)
-            segment.ends.append(prefix + line[5:])
-        elif isinstance(record, Begin):
-            begun[record.id] = record
-            segment.begins[record.id] = prefix + line[5:]
-        else:
-            segment.missing += record.requests
-    for request in ended:
-        segment.begins.pop(request, None)
-    segment.lost = [prefix + _encode(End.lost(begun[request]))[5:] for request in segment.begins]
-    return segment
-
-
-def _records(lines: list[bytes], header: Header, bad: list[bytes]) -> Iterator[tuple[bytes, Begin | End | Loss]]:
-    """Valid lines as the current schema writes them (they start with a tag: `["e",`), with what they say."""
     current = header.schema == SCHEMA and header.begin == BEGIN_FIELDS and header.end == END_FIELDS
-    for line in lines:
+    prefix = b"[" + _encode(header.node) + b"," + _encode(header.worker) + b","
+    begun: dict[bytes, bytes] = {}
+    for line in lines[1:]:
+        if current and line[:6] == _BEGIN and line[42:44] == b'",':
+            begun[line[6:42]] = line  # most have an end: looked at only if not
+            continue
         try:
-            if current:
-                yield line, _decode_line(line)
-            else:
-                record = _from_other(_decode_any(line), header)
-                yield _encode(record), record
+            record = _decode_line(line) if current else _from_other(_decode_any(line), header)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            bad.append(line)
+            segment.bad.append(line)
+            continue
+        if isinstance(record, Loss):
+            segment.missing += record.requests
+            continue
+        if not current:
+            line = _encode(record)
+        if isinstance(record, End):
+            segment.ends.append(prefix + line[5:])
+            begun.pop(record.id.encode(), None)
+        else:
+            begun[record.id.encode()] = line
+    for line in begun.values():
+        try:
+            record = _decode_line(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            segment.bad.append(line)
+            continue
+        assert isinstance(record, Begin)
+        segment.begins[record.id] = prefix + line[5:]
+        segment.lost.append(prefix + _encode(End.lost(record))[5:])
+    return segment
 
 
 def _from_other(values: list[object], header: Header) -> Begin | End | Loss:

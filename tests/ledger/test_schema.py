@@ -21,12 +21,17 @@ from fluxen.ledger.schema import (
     upgrade,
 )
 
-RENAMED = Migration(
-    SCHEMA - 1,
-    lambda row: {**{name: value for name, value in row.items() if name != "who"}, "key": row.get("who")},
-    "* RENAME (who AS key)",
-)
-AGAIN = Migration(SCHEMA, lambda row: {**row, "key_id": f"{row.pop('key')}!"}, "* EXCLUDE (key), key || '!' AS key_id")
+
+def renamed(row: dict[str, object]) -> dict[str, object]:
+    return {"key" if name == "who" else name: value for name, value in row.items()}
+
+
+def marked(row: dict[str, object]) -> dict[str, object]:
+    return {"key_id" if name == "key" else name: f"{value}!" for name, value in row.items()}
+
+
+RENAMED = Migration(SCHEMA - 1, renamed, "* RENAME (who AS key)")
+AGAIN = Migration(SCHEMA, marked, "* EXCLUDE (key), key || '!' AS key_id")
 
 
 def test_migrations_are_one_for_each_version_up_to_this_one() -> None:
