@@ -19,6 +19,7 @@ from fluxen.gateway.target import has_encoded_slash, under, unsafe
 from fluxen.gateway.upstream import Origin
 from fluxen.providers.catalogue import Provider, provider_for_model
 from fluxen.providers.dialect import Dialect
+from fluxen.providers.paths import OTHER
 
 HOME: Final = {"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"}
 """The provider that a dialect comes from: it gets the requests whose model tells nothing."""
@@ -54,6 +55,8 @@ class Upstream:
     base: bytes
     """Path of the target URL, without a slash at its end."""
     version: bytes
+    native: tuple[bytes, ...]
+    """Paths beside that version of the API, such as Ollama's own `/api`."""
     repairs: bool
     """Whether the version segment of a mounted path is repaired: where it is known to be OpenAI's API."""
     mount: bytes
@@ -76,7 +79,11 @@ class Upstream:
             return self.base + (rest[has_version.end() :] if unified and has_version else rest)
         if self.base.endswith(version):
             return self.base + (rest[len(version) :] if under(rest, version) else rest)
-        return self.base + (rest if has_version else version + rest)
+        if self.base and under(rest, self.base):  # an SDK that brings the whole path itself, as Groq's does
+            rest = rest[len(self.base) :]
+        # Hugging Face names the host of a model before the version
+        whole = _VERSION.search(rest) is not None or any(under(rest, path) for path in self.native)
+        return self.base + (rest if whole else version + rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,13 @@ class Router:
                 self._chosen[dialect.name, model] = upstream
         return upstream
 
+    def speaks(self, path: bytes) -> Dialect:
+        """The dialect to answer in when a request is refused before it has a route."""
+        mounted = next((upstream.dialect.name for upstream in self._mounts if under(path, upstream.mount)), None)
+        name = None if mounted else _dialect_of(path, "openai")
+        spoken = (name for pattern, name in _SPEAKS if pattern.search(path))
+        return self._dialects[name or next(spoken, mounted or "openai")]
+
     def sole_or_home(self, upstream: Upstream) -> bool:
         """Whether a client's own credential for `upstream`'s dialect can only be meant for this upstream."""
         same = [other for other in self.upstreams if other.dialect is upstream.dialect]
@@ -166,12 +180,15 @@ class Router:
         )  # fmt: skip
 
     def _mounted(self, upstream: Upstream, rest: bytes) -> Route:
-        speaks = next((name for pattern, name in _SPEAKS if pattern.search(rest)), upstream.dialect.name)
-        dialect = self._dialects[speaks]
+        found = next(((name, match[0]) for pattern, name in _SPEAKS if (match := pattern.search(rest))), None)
+        dialect = self._dialects[found[0]] if found is not None else upstream.dialect
         text = rest.decode("ascii", "replace")
+        endpoint = dialect.endpoint(text)
+        if found is not None and endpoint.endswith(OTHER):  # a door of that dialect below a path of somebody's own
+            endpoint = dialect.endpoint(found[1].decode("ascii", "replace"))
         return Route(
-            "mount", upstream, upstream.path(rest, unified=False), dialect, dialect.endpoint(text),
-            dialect.model_in_path(text), dialect.streams_by_path(text), any(known.search(rest) for known, _ in _SPEAKS),
+            "mount", upstream, upstream.path(rest, unified=False), dialect, endpoint,
+            dialect.model_in_path(text), dialect.streams_by_path(text), found is not None,
         )  # fmt: skip
 
     def _choose(self, dialect: Dialect, model: str | None) -> Upstream:
@@ -191,7 +208,7 @@ class Router:
             if elsewhere is not None and elsewhere.dialect is not dialect:
                 raise NoRoute(
                     404, "no_route",
-                    f"the model {model} is served by the upstream {elsewhere.name}, which speaks the "
+                    f"the model {_clean(model)} is served by the upstream {elsewhere.name}, which speaks the "
                     f"{elsewhere.dialect.name} protocol; call it by that protocol's path",
                 )  # fmt: skip
         if len(general) == 1:
@@ -220,13 +237,6 @@ def speaks_for_credential(route: Route, upstream: Upstream) -> bool:
 
     Gemini serves OpenAI's protocol under /v1beta/openai/: that path is still Gemini's."""
     return route.dialect is upstream.dialect or (upstream.dialect.name == "gemini" and b"/v1beta/openai/" in route.path)
-
-
-def guess_dialect(path: bytes) -> str:
-    """The dialect to answer in when there is no route."""
-    if (name := _dialect_of(path, "openai")) is not None:
-        return name
-    return next((name for pattern, name in _SPEAKS if pattern.search(path)), "openai")
 
 
 def _dialect_of(path: bytes, hint: str) -> str | None:

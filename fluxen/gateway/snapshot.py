@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import hashlib
 import os
@@ -130,7 +131,9 @@ def _upstream(
     known = provider_of_upstream(name, section.target_url, catalogue)
     target = section.target_url or (known.base_url if known else None)
     if target is None:
-        raise ConfigError("is not a provider Fluxen knows: it needs a target_url")
+        near = difflib.get_close_matches(name.lower(), catalogue, n=1)
+        meant = f" (did you mean '{near[0]}'?)" if near else ""
+        raise ConfigError(f"is not a provider Fluxen knows{meant}: it needs a target_url")
     if known is not None and section.dialect not in (None, known.dialect):
         known = None  # the name is a provider's, the protocol is not
     dialect = dialects()[section.dialect or (known.dialect if known else "openai")]
@@ -149,6 +152,7 @@ def _upstream(
         host=(shown if port == _PORTS[parts.scheme] else f"{shown}:{port}").encode("ascii"),
         base=parts.path.rstrip("/").encode("ascii"),
         version=like.version_segment.encode("ascii"),
+        native=tuple(path.encode("ascii") for path in like.native),
         repairs=dialect.name == "openai" and (known is not None or section.dialect is not None),
         mount=section.request_path.encode("ascii"),
         credential_header=like.credential_header.encode("ascii"),

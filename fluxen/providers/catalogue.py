@@ -23,6 +23,7 @@ class Provider:
     dialect: str
     base_url: str
     version_segment: str = "/v1"
+    native: tuple[str, ...] = ()
     credential_header: str = "authorization"
     credential_scheme: str = "Bearer "
     env: tuple[str, ...] = ()
