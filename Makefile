@@ -37,10 +37,17 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tests/write_docs.py
 
-# SIGKILL to writers and compactors under load, at random and at every commit point; counts what is missing or doubled.
+# SIGKILL to writers and compactors under load, at random and at every commit point, then to the processes of a whole
+# gateway; counts what is missing or doubled.
 .PHONY: kill
 kill: $(VENV)/.installed
 	$(BIN)/python tests/ledger/kill.py --kills 60 $(ARGS)
+	PYTHONPATH=tests $(BIN)/python tests/gateway/kill.py --kills 50 $(ARGS)
+
+# Ten minutes of everything that clients and upstreams do, at 100 requests a second; then nothing has grown or is missing.
+.PHONY: soak
+soak: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python tests/gateway/soak.py $(ARGS)
 
 # CPU per request and chunk, memory per stream: nginx, a minimal aiohttp relay and Fluxen in one run (needs nginx, wrk);
 # then the ledger and the analyzer by themselves. Figures as JSON in dist/.
