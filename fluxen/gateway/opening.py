@@ -20,10 +20,10 @@ from fluxen.gateway.head import (
     RequestHead,
     parse_tags,
 )
-from fluxen.gateway.routes import NoRoute, Route, Upstream, dialect_hint, guess_dialect
+from fluxen.gateway.routes import NoRoute, Route, Upstream, dialect_hint
 from fluxen.gateway.snapshot import ClientKey, Snapshot
 from fluxen.gateway.target import split_target
-from fluxen.providers.dialect import Dialect, dialects
+from fluxen.providers.dialect import Dialect
 
 LABEL: Final = 256  # bytes of a client-supplied string in the ledger
 _JSON: Final = (b"application/json", b"text/json")
@@ -79,7 +79,7 @@ class Opening:
         self.presented = head.credential is not None or key_parameter is not None
         self.own = self.path.startswith(b"/-/")
         self.key, self.route, self.fault = self._decide(snapshot, key_parameter, key_twice)
-        self.dialect: Dialect = self.route.dialect if self.route is not None else dialects()[guess_dialect(self.path)]
+        self.dialect: Dialect = self.route.dialect if self.route is not None else snapshot.router.speaks(self.path)
         noted = head.noted
         self.content_encoding = noted.get(CONTENT_ENCODING)
         self.user_agent = _label(noted.get(USER_AGENT))

@@ -208,7 +208,7 @@ class Router:
             if elsewhere is not None and elsewhere.dialect is not dialect:
                 raise NoRoute(
                     404, "no_route",
-                    f"the model {_clean(model)} is served by the upstream {elsewhere.name}, which speaks the "
+                    f"the model {_clean(model or '')} is served by the upstream {elsewhere.name}, which speaks the "
                     f"{elsewhere.dialect.name} protocol; call it by that protocol's path",
                 )  # fmt: skip
         if len(general) == 1:
