@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from datetime import UTC, datetime
@@ -27,5 +28,6 @@ class Notices:
         held = self._held.pop(kind, 0)
         more = f" (and {held} more)" if held else ""
         stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        sys.stderr.write(f"{stamp} {self._who} {kind}: {text}{more}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError):  # where nobody reads, or the disk is full: serving goes on
+            sys.stderr.write(f"{stamp} {self._who} {kind}: {text}{more}\n")
+            sys.stderr.flush()

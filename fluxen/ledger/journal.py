@@ -172,7 +172,7 @@ class Journal:
             return _encoder.encode(scrub(record)) + b"\n"
 
     def _append(self, line: bytes) -> bool:
-        if self._torn and not self._cut():
+        if self._fd < 0 or (self._torn and not self._cut()):
             self.lost += 1
             return False
         try:
@@ -185,8 +185,7 @@ class Journal:
                 return True
             self.error = "short write: no space left"
         self.lost += 1
-        if self._fd >= 0:
-            self._cut()
+        self._cut()
         return False
 
     def _cut(self) -> bool:

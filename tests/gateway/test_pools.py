@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import uvloop
-
-from fluxen.gateway.timers import TimerWheel, ticks
-from fluxen.gateway.upstream import IDLE_CONNECTIONS, IDLE_SECONDS, Origin, Pool, UpstreamConnection
 from gateway import proc
 from gateway.conftest import StartGateway
 from gateway.rig import KEY, OK, OK_BODY, PROVIDER_KEY, Connection, Gateway, Request, Upstream, request, until
 from gateway.test_timeouts import deaf
+
+from fluxen.gateway.timers import TimerWheel, ticks
+from fluxen.gateway.upstream import IDLE_CONNECTIONS, IDLE_SECONDS, Origin, Pool, UpstreamConnection
 
 CONFIG = """
 version: 1

@@ -1,4 +1,4 @@
-"""Streams in both directions: bytes go on as they come, nobody buffers more than a little, and who leaves is noticed."""
+"""Streams in both directions: bytes go on as they come, nobody buffers much, and who leaves is noticed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +17,6 @@ from gateway.rig import (
     OK,
     OK_BODY,
     PROVIDER_KEY,
-    Answer,
     Client,
     Connection,
     Gateway,
@@ -222,7 +222,7 @@ def test_a_client_that_does_not_read_costs_no_memory(server: Gateway, upstream: 
     assert (count, digest.digest()) == (size, expected.digest())
     identity = values(split_head(head + b"\r\n\r\n")[1], b"x-fluxen-id")[0].decode()
     row = server.row(identity)
-    assert (row["status"], row["error"], row["response_bytes"]) == (200, None, row["response_bytes"])
+    assert (row["status"], row["error"]) == (200, None)
     assert row["response_bytes"] >= size
 
 
@@ -472,12 +472,8 @@ def test_body_memory_comes_back_whatever_happens(limited: Gateway, upstream: Ups
                 client.send(raw)
                 client.reset()
         assert limited.ask(request(b"/openai/../x", body=large)).status == 400
-        with limited.connect() as client:  # leaves while it waits
-            upstream.plays(silent)
-            seen = len(upstream.requests)
-            until(lambda: leaves_room(limited, client, large, upstream, seen), "room for a body")
-            client.reset()
-        assert upstream.connections[-1].ended.wait(10)
+        upstream.plays(silent)
+        until(partial(leaves_while_it_waits, limited, large, upstream), "room for a body")
     upstream.plays(OK)
     until(lambda: limited.ask(request(body=json_body(1_000_000))).status == 200, "all of the memory to be free")
     with limited.connect() as one:
@@ -486,19 +482,16 @@ def test_body_memory_comes_back_whatever_happens(limited: Gateway, upstream: Ups
         assert limited.ask(request(body=json_body(500_000))).status == 200
 
 
-def leaves_room(server: Gateway, client: Client, body: bytes, upstream: Upstream, seen: int) -> bool:
-    """Send on `client`; the ones before, which were cut off, may not have been noticed yet."""
-    client.close()
-    client.__init__(server.port)  # type: ignore[misc]
-    client.send(request(body=body))
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if len(upstream.requests) > seen:
-            return True
-        if not client.is_open():
-            return False
-        time.sleep(0.005)
-    return False
+def leaves_while_it_waits(server: Gateway, body: bytes, upstream: Upstream) -> bool:
+    """Send and leave. False when there was no room yet: that those before have left may not have been noticed."""
+    seen = len(upstream.requests)
+    with server.connect() as client:
+        client.send(request(body=body))
+        until(lambda: len(upstream.requests) > seen or not client.is_open(), "the request to arrive or be refused")
+        client.reset()
+    if len(upstream.requests) == seen:
+        return False
+    return upstream.connections[-1].ended.wait(10)
 
 
 # ── the client leaves ────────────────────────────────────────────────────────────────────────────────────────────
@@ -744,11 +737,9 @@ def test_rows_tell_how_long_it_took(server: Gateway, upstream: Upstream) -> None
         first = time.monotonic() - sent
         time.sleep(0.3)
         halfway.open()
-        got: Answer | None = None
         read_until(client, b"0\r\n\r\n")
         whole = time.monotonic() - sent
     row = server.rows()[-1]
-    assert got is None
     assert row["stream"] is True
     assert 300 <= row["ttfb_ms"] <= first * 1000 + 1
     assert row["ttfb_ms"] + 300 <= row["latency_ms"] <= whole * 1000 + 1

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from gateway.conftest import StartGateway
+from gateway.rig import KEY, OK, OK_BODY, PROVIDER_KEY, Connection, Gateway, Request, Upstream, request, until
 
 from fluxen.config.load import load_config
 from fluxen.gateway.listener import (
@@ -31,8 +33,6 @@ from fluxen.gateway.snapshot import build
 from fluxen.gateway.worker import Worker
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.reader import Reader
-from gateway.conftest import StartGateway
-from gateway.rig import KEY, OK, OK_BODY, PROVIDER_KEY, Connection, Gateway, Request, Upstream, request, until
 
 UPSTREAM = 'target_url: "{url}", api_key: "' + PROVIDER_KEY + '"'
 CONFIG = f"""
