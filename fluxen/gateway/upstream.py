@@ -19,8 +19,7 @@ import ssl
 import struct
 import sys
 from collections import deque
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import httptools
 
@@ -373,8 +372,7 @@ class UpstreamConnection(asyncio.Protocol):
         return int(_BYTES_ACKED.unpack(info)[0]) if len(info) == _BYTES_ACKED.size else -1
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where connections of a pool go. ca_file: trust these authorities instead of the system's."""
 
     scheme: str
