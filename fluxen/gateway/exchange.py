@@ -43,34 +43,11 @@ class Exchange:
     """One request. Made when its head is complete. length is that of its body, -1 when it comes in chunks."""
 
     __slots__ = (
-        "_answering",
-        "_attempts",
-        "_begin",
-        "_body",
-        "_body_size",
-        "_client",
-        "_connection",
-        "_deferred",
-        "_ends_with_close",
-        "_finished",
-        "_forward",
-        "_id",
-        "_keep",
-        "_length",
-        "_meter",
-        "_opening",
-        "_relayed",
-        "_reserved",
-        "_response_bytes",
-        "_status",
-        "_t_answer",
-        "_t_complete",
-        "_t_open",
-        "_t_sent",
-        "_upstream",
-        "_upstream_request_id",
-        "_worker",
-    )
+        "_answering", "_attempts", "_begin", "_body", "_body_size", "_client", "_connection", "_deferred",
+        "_ends_with_close", "_finished", "_forward", "_id", "_keep", "_length", "_meter", "_opening", "_relayed",
+        "_reserved", "_response_bytes", "_status", "_t_answer", "_t_complete", "_t_open", "_t_sent", "_upstream",
+        "_upstream_request_id", "_worker",
+    )  # fmt: skip
 
     def __init__(self, worker: Worker, client: Listener, opening: Opening, length: int) -> None:
         self._worker = worker
@@ -243,26 +220,12 @@ class Exchange:
         key, route = opening.key, opening.route
         assert key is not None and route is not None
         return Begin(
-            self._id,
-            int((self._t_open + self._worker.wall_offset) * 1e6),
-            opening.key_id,
-            key.team,
-            key.project,
-            opening.tags,
-            opening.client_request_id,
-            opening.user_agent,
-            route.kind,
-            route.endpoint,
-            route.dialect.name,
-            None if upstream is None else upstream.name,
-            None if upstream is None else upstream.credential_name,
-            None,
-            None if model is None else model[:LABEL],
-            stream,
-            self._body_size if self._t_complete else None,
-            None,
+            self._id, int((self._t_open + self._worker.wall_offset) * 1e6), opening.key_id, key.team, key.project,
+            opening.tags, opening.client_request_id, opening.user_agent, route.kind, route.endpoint, route.dialect.name,
+            None if upstream is None else upstream.name, None if upstream is None else upstream.credential_name, None,
+            None if model is None else model[:LABEL], stream, self._body_size if self._t_complete else None, None,
             self._worker.price_version,
-        )
+        )  # fmt: skip
 
     def _connect(self, upstream: Upstream, fresh: bool) -> None:
         self._attempts += 1
@@ -291,13 +254,9 @@ class Exchange:
                 body.append(b"0\r\n\r\n")
         self._t_sent = time.perf_counter()
         connection.start(
-            self,
-            [head, *body] if body else [head],
-            opening.is_head,
-            not self._t_complete,
-            upstream.first_byte_ticks,
-            upstream.idle_ticks,
-        )
+            self, [head, *body] if body else [head], opening.is_head, not self._t_complete,
+            upstream.first_byte_ticks, upstream.idle_ticks,
+        )  # fmt: skip
         if not opening.held:
             self._client.resume_reading()
         if not self._client.writable:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from fluxen.gateway.head import ANTHROPIC_VERSION
+from fluxen.gateway.pool import Origin
 from fluxen.gateway.target import has_encoded_slash, under, unsafe
-from fluxen.gateway.upstream import Origin
 from fluxen.providers.catalogue import Provider, provider_for_model
 from fluxen.providers.dialect import Dialect
 from fluxen.providers.paths import OTHER

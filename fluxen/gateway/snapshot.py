@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 from fluxen.config import model as schema
 from fluxen.config.load import Loaded
 from fluxen.errors import ConfigError
+from fluxen.gateway.pool import Origin
 from fluxen.gateway.routes import HOME, Router, Upstream
 from fluxen.gateway.timers import ticks
-from fluxen.gateway.upstream import Origin
 from fluxen.providers.catalogue import Provider, load_catalogue, provider_of_upstream
 from fluxen.providers.dialect import dialects
 

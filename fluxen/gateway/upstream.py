@@ -1,4 +1,4 @@
-"""Connections to upstreams: keep-alive pools per origin, and the framing of answers by llhttp.
+"""A connection to an upstream, and the framing of its answers by llhttp.
 
 The bytes of an answer are relayed as they came, chunked framing and all; the parser only tells where the answer
 begins and ends, and hands a decoded copy to the meter. Every byte is fed to the parser before it is relayed, so what
@@ -15,28 +15,23 @@ import asyncio
 import os
 import re
 import socket
-import ssl
 import struct
 import sys
-from collections import deque
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import httptools
 
 from fluxen.gateway.head import MAX_HEAD, AnswerHead
 from fluxen.gateway.meter import Meter
-from fluxen.gateway.timers import TimerWheel, ticks
 
-IDLE_SECONDS: Final = 30.0  # a pooled connection older than this is closed: common servers close theirs at 60–75 s
-IDLE_CONNECTIONS: Final = 1024  # per pool
-STAGGER_SECONDS: Final = 0.25  # between attempts at a host's addresses (RFC 8305 recommends 250 ms)
+if TYPE_CHECKING:
+    from fluxen.gateway.pool import Pool
+
 WRITE_BUFFER: Final = 256 * 1024  # bytes of an upload that wait in the transport before the client is held back
-
 JOINED: Final = 64 * 1024  # bytes of a request up to which one copy is cheaper than a vectored write
 
 _BEGINNING: Final = b"HTTP/1."
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")  # llhttp would refuse it, but would not be asked before the head is whole
-_IDLE_TICKS: Final = ticks(IDLE_SECONDS)
 _BYTES_ACKED: Final = struct.Struct("=120xQ")  # struct tcp_info of Linux: tcpi_bytes_acked, since 4.1
 
 
@@ -370,104 +365,3 @@ class UpstreamConnection(asyncio.Protocol):
         except (OSError, ValueError, AttributeError):
             return -1
         return int(_BYTES_ACKED.unpack(info)[0]) if len(info) == _BYTES_ACKED.size else -1
-
-
-class Origin(NamedTuple):
-    """Where connections of a pool go. ca_file: trust these authorities instead of the system's."""
-
-    scheme: str
-    host: str
-    port: int
-    ca_file: str | None = None
-
-
-class Pool:
-    """The connections of a worker to one origin, the most recently used first. Outlives reloads."""
-
-    def __init__(self, origin: Origin, wheel: TimerWheel) -> None:
-        self.origin = origin
-        self.wheel = wheel
-        self.tls = _tls(origin.ca_file) if origin.scheme == "https" else None
-        self.connections: set[UpstreamConnection] = set()
-        self._idle: deque[UpstreamConnection] = deque()
-
-    def take(self) -> UpstreamConnection | None:
-        """An idle connection, or None."""
-        idle = self._idle
-        while idle:
-            connection = idle.pop()
-            if connection.transport is not None and not connection.transport.is_closing():
-                return connection
-        return None
-
-    def put(self, connection: UpstreamConnection) -> None:
-        self._idle.append(connection)
-        self.wheel.arm(connection, _IDLE_TICKS)
-        if len(self._idle) > IDLE_CONNECTIONS:
-            self._idle.popleft().abandon()
-
-    def forget(self, connection: UpstreamConnection) -> None:
-        self.connections.discard(connection)
-        if connection.exchange is None:
-            try:
-                self._idle.remove(connection)
-            except ValueError:
-                pass
-
-    def close_idle(self) -> None:
-        while self._idle:
-            self._idle.pop().abandon()
-
-    async def connect(self, limit: float) -> UpstreamConnection:
-        """A fresh connection within `limit` seconds. Raises OSError (ssl.SSLError among them) or TimeoutError."""
-        async with asyncio.timeout(limit):
-            loop = asyncio.get_running_loop()
-            found = await loop.getaddrinfo(self.origin.host, self.origin.port, type=socket.SOCK_STREAM)
-            hosts = list(dict.fromkeys(str(address[4][0]) for address in found))
-            if len(hosts) == 1:
-                return await self._attempt(hosts[0])
-            return await self._race(hosts)
-
-    async def _attempt(self, host: str) -> UpstreamConnection:
-        loop = asyncio.get_running_loop()
-        name = self.origin.host if self.tls is not None else None
-        _, connection = await loop.create_connection(
-            lambda: UpstreamConnection(self), host, self.origin.port, ssl=self.tls, server_hostname=name
-        )
-        return connection
-
-    async def _race(self, hosts: list[str]) -> UpstreamConnection:
-        """Try the addresses one after the other, each STAGGER_SECONDS later or when the one before failed."""
-        running: set[asyncio.Task[UpstreamConnection]] = set()
-        failure: BaseException = OSError(f"no address for {self.origin.host}")
-        waiting = deque(hosts)
-        try:
-            while waiting or running:
-                if waiting:
-                    running.add(asyncio.create_task(self._attempt(waiting.popleft())))
-                done, running = await asyncio.wait(
-                    running, timeout=STAGGER_SECONDS if waiting else None, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in done:
-                    error = task.exception()
-                    if error is None:
-                        done.discard(task)
-                        running |= done
-                        return task.result()
-                    failure = error
-            raise failure
-        finally:
-            for task in running:
-                task.cancel()
-                task.add_done_callback(_close_late)
-
-
-def _close_late(task: asyncio.Task[UpstreamConnection]) -> None:
-    if not task.cancelled() and task.exception() is None:
-        task.result().abandon()
-
-
-def _tls(ca_file: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=ca_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context

@@ -24,9 +24,9 @@ from fluxen.gateway.head import HeaderKinds
 from fluxen.gateway.listener import Listener
 from fluxen.gateway.notices import Notices
 from fluxen.gateway.opening import Openings
+from fluxen.gateway.pool import Origin, Pool
 from fluxen.gateway.snapshot import Snapshot
 from fluxen.gateway.timers import TimerWheel
-from fluxen.gateway.upstream import Origin, Pool
 from fluxen.ledger.journal import Journal
 
 _LAST_WORDS = 0.3

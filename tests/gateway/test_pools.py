@@ -18,8 +18,9 @@ from gateway.conftest import StartGateway
 from gateway.rig import KEY, OK, OK_BODY, PROVIDER_KEY, Connection, Gateway, Request, Upstream, request, until
 from gateway.test_timeouts import deaf
 
+from fluxen.gateway.pool import IDLE_CONNECTIONS, IDLE_SECONDS, Origin, Pool
 from fluxen.gateway.timers import TimerWheel, ticks
-from fluxen.gateway.upstream import IDLE_CONNECTIONS, IDLE_SECONDS, Origin, Pool, UpstreamConnection
+from fluxen.gateway.upstream import UpstreamConnection
 
 CONFIG = """
 version: 1
