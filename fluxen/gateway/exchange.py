@@ -437,4 +437,8 @@ class Exchange:
             answered=self._answering,
             complete=complete,
         )
+        if error == "client_closed" and self._answering and self._meter is not None and self._meter.streamed:
+            reported = end.usage_source == "reported" and end.finish is not None
+            if reported or self._meter.ended():
+                end.error = None  # it had the whole answer, and left before the end of the framing
         return end

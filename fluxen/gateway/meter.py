@@ -203,3 +203,8 @@ class Meter:
     def tail(self) -> bytes:
         """The last TAIL bytes of what came after the head."""
         return b"".join(self._last)[-TAIL:] if self._last else b""
+
+    def ended(self) -> bool:
+        """Whether a stream has said its last word, OpenAI's `[DONE]`. openai-python closes the connection when it reads
+        that, mostly before the end of the chunked body has come."""
+        return self.streamed and (self.head()[-64:] + self.tail()[-64:]).rstrip().endswith(b"data: [DONE]")
