@@ -448,7 +448,7 @@ def test_the_supervisor_is_killed(gateway: StartGateway, upstream: Upstream, cal
     for client in clients:
         assert rest(client) == b"5\r\nended\r\n0\r\n\r\n"
     until(lambda: not any(proc.alive(pid) and proc.start_time(pid) == births[pid] for pid in family), "all to end", 60)
-    assert [row["status"] for row in server.rows()] == [200] * 4
+    assert [row["status"] for row in server.rows(4)] == [200] * 4
     assert "Traceback" not in server.stderr()
     server.start()
     upstream.plays(OK)
@@ -465,7 +465,7 @@ def test_all_of_them_are_killed(gateway: StartGateway, upstream: Upstream, calle
     streams = Streams()
     upstream.plays(streams)
     begin_streams(callers(server, 3))
-    assert len(server.query("SELECT * FROM in_flight")) == 3
+    until(lambda: len(server.query("SELECT * FROM in_flight")) == 3, "the first to have ended")
     everybody = [*proc.children(server.process.pid), server.process.pid]
     server.kill()
     until(lambda: not any(proc.alive(pid) for pid in everybody), "all to be dead")

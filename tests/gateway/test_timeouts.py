@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -17,7 +18,20 @@ from pathlib import Path
 import pytest
 import uvloop
 from gateway.conftest import StartGateway
-from gateway.rig import KEY, OK, OK_BODY, PROVIDER_KEY, Connection, Gateway, Request, Upstream, request, until
+from gateway.rig import (
+    KEY,
+    OK,
+    OK_BODY,
+    PROVIDER_KEY,
+    Connection,
+    Gateway,
+    Request,
+    Upstream,
+    request,
+    split_head,
+    until,
+    values,
+)
 
 from fluxen.config.load import load_config
 from fluxen.gateway.listener import (
@@ -184,17 +198,21 @@ def test_a_slow_client_is_not_the_upstreams_fault(server: Gateway, upstream: Ups
 
 
 def test_an_upload_that_the_upstream_does_not_take(server: Gateway, upstream: Upstream) -> None:
-    upstream.raw(lambda connection: connection.ended.wait(3))  # accepts, and reads nothing
+    over = threading.Event()
+    upstream.raw(lambda _: over.wait(60))  # accepts, and reads nothing
     with server.connect() as client:
-        head = request(
-            b"/openai/v1/files", b"", length=False, json=False,
-            headers=[b"Content-Type: application/octet-stream", b"Content-Length: 99999999"],
+        client.send(
+            request(
+                b"/openai/v1/files", b"", length=False, json=False,
+                headers=[b"Content-Type: application/octet-stream", b"Content-Length: 99999999"],
+            )
         )  # fmt: skip
         client.sock.setblocking(False)
-        client.sock.send(head)
-        got = until(lambda: _push(client.sock), "an answer", 20)
-    assert b" 504 " in got.split(b"\r\n")[0]
-    row = server.rows(1)[-1]
+        got = until(lambda: _push(client.sock), "an answer", 50)
+    over.set()
+    first, headers = split_head(got.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+    assert b" 504 " in first
+    row = server.row(values(headers, b"x-fluxen-id")[0].decode())
     assert (row["status"], row["error"], row["endpoint"]) == (504, "upstream_timeout", "/v1/files")
 
 
@@ -350,7 +368,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
                         await writer.drain()
                 if b"/v1/files" in head:
                     await reader.read()
-                    raise ConnectionError
+                    here.upstream_closed.set()
+                    return
                 await reader.readexactly(28)
                 writer.write(OK)
         except (ConnectionError, asyncio.IncompleteReadError):
