@@ -148,6 +148,12 @@ def faults(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[7])
 
 
+def system_us(pid: int) -> float:
+    """CPU time in the kernel, in steps of a clock tick."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[12]) * 1e6 / os.sysconf("SC_CLK_TCK")
+
+
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -179,12 +185,13 @@ class Bench:
         path = "/v1/chat/completions" if what != "relay" else "/openai/v1/files"
         self._wrk(proxy, path, kind, what == "heads", 0.5)
         pid = self.pids[proxy]
-        cpu, fault = cpu_us(pid), faults(pid)
+        cpu, system, fault = cpu_us(pid), system_us(pid), faults(pid)
         result = self._wrk(proxy, path, kind, what == "heads", self.seconds)
-        cpu, fault = cpu_us(pid) - cpu, faults(pid) - fault
+        cpu, system, fault = cpu_us(pid) - cpu, system_us(pid) - system, faults(pid) - fault
         count = result["requests"]
         return {
             "cpu_us": cpu / count,
+            "system_us": system / count,
             "faults": fault / count,
             "busy": cpu / result["us"],
             "rps": count / result["us"] * 1e6,
