@@ -26,7 +26,8 @@ HOME: Final = {"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"}
 
 _VERSION = re.compile(rb"/v[0-9]+(?:(?:alpha|beta)[0-9]*)?(?=/|$)")
 _ANTHROPIC = re.compile(rb"/v1/(?:messages|complete)(?=/|$)")
-_GEMINI = re.compile(rb"(?:/upload)?/v1(?:alpha|beta)(?=/|$)|/v1/(?:models|tunedModels)/[^/]+:[A-Za-z]+$")
+_GEMINI = re.compile(rb"(?:/upload)?/v1(?:alpha|beta)(?=/|$)|(?:/v1)?/(?:models|tunedModels)/[^/]+:[A-Za-z]+$")
+_UNVERSIONED_GEMINI = re.compile(rb"/(?:models|tunedModels)/[^/]+:[A-Za-z]+$")  # as LiteLLM calls a base of one's own
 _SHARED = re.compile(rb"/v1/(?:models|files|batches)(?=/|$)")
 _OPENAI = re.compile(
     rb"/v1/(?:chat|responses|completions|embeddings|images|audio|moderations|uploads|vector_stores|fine_tuning|assistants"
@@ -72,6 +73,8 @@ class Upstream:
     def path(self, rest: bytes, unified: bool) -> bytes:
         """The upstream's path of a request path from which the mount is taken off."""
         version = self.version
+        if self.dialect.name == "gemini" and _UNVERSIONED_GEMINI.match(rest) and not _VERSION.search(self.base):
+            return self.base + version + rest
         if not (self.repairs or unified) or self.dialect.name != "openai":
             return self.base + rest
         has_version = _VERSION.match(rest)

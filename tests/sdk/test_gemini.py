@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx2
 import pytest
 from gateway.rig import KEY
 from google import genai
@@ -80,6 +81,18 @@ def test_async(place: Place) -> None:
 
     assert asyncio.run(talk()) == [TEXT] * 9
     arrived(place)
+
+
+@pytest.mark.parametrize("method", ["generateContent", "streamGenerateContent?alt=sse"])
+def test_a_path_without_version(place: Place, method: str) -> None:
+    """As LiteLLM builds it from a base URL of one's own."""
+    url = f"{place.url('gemini')}/models/{MODEL}:{method}"
+    with httpx2.Client(headers={"x-goog-api-key": place.key}) as http:
+        answer = http.post(url, json={"contents": [{"parts": [{"text": "x"}]}]})
+    assert answer.status_code == 200
+    assert arrived(place).target == f"/v1beta/models/{MODEL}:{method}"
+    name = method.partition("?")[0]
+    place.check_row(answer.headers["x-fluxen-id"], ENDPOINT + name, stream=name.startswith("stream"))
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 500, 503])
