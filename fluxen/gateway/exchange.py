@@ -128,7 +128,7 @@ class Exchange:
         if not self._t_complete and not self._length:
             self._deferred = (status, body, error, retry_after)  # the request ends with its head: wait for its end
             return
-        keep = self._keep and self._t_complete > 0.0
+        keep = self._keep and self._t_complete > 0.0 and not self._worker.draining
         answer = reply(
             status,
             body,
@@ -311,8 +311,8 @@ class Exchange:
         self._t_answer = time.perf_counter()
         self._status = status
         self._answering = True
-        if not self._t_complete:
-            self._keep = False  # the upstream answered before it had the whole request
+        if not self._t_complete or self._worker.draining:
+            self._keep = False  # the upstream answered before it had the whole request, or this process ends
         decode = False
         if until_eof:
             self._keep = False
