@@ -386,9 +386,8 @@ def gemini_part(model: str, text: str, last: bool) -> Json:
 if __name__ == "__main__":
 
     def say(seen: Seen) -> None:
-        credentials = [
-            f"{name}: {value}" for name, value in seen.headers if "key" in name.lower() or name == "Authorization"
-        ]
+        names = ("authorization", "x-api-key", "x-goog-api-key", "api-key")
+        credentials = [f"{name}: {value}" for name, value in seen.headers if name.lower() in names]
         print(seen.method, seen.target, f"{seen.size} B", seen.header("user-agent"), *credentials, flush=True)
 
     Provider(int(sys.argv[1]), say).thread.join()
