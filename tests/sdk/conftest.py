@@ -76,6 +76,7 @@ def provider() -> Iterator[Provider]:
     started = Provider()
     yield started
     started.close()
+    assert not started.faults, started.faults
 
 
 @pytest.fixture(scope="session")

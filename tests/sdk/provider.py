@@ -81,7 +81,9 @@ class Provider:
         class Bound(Handler):
             owner = provider
 
-        self._server = Server(("127.0.0.1", port), Bound)
+        self.faults: list[BaseException] = []
+        """What went wrong in its threads."""
+        self._server = Server(port, Bound, self.faults)
         self.port: int = self._server.server_address[1]
         self.thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self.thread.start()
@@ -104,6 +106,16 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 256
+
+    def __init__(self, port: int, handler: type[Handler], faults: list[BaseException]) -> None:
+        super().__init__(("127.0.0.1", port), handler)
+        self._faults = faults
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients may leave; anything else is a fault."""
+        error = sys.exc_info()[1]
+        if error is not None and not isinstance(error, ConnectionError):
+            self._faults.append(error)
 
 
 class Handler(BaseHTTPRequestHandler):
