@@ -380,7 +380,10 @@ class Exchange:
             return
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.abandon()
+            if self._meter is not None and self._meter.ended():
+                connection.finish_alone()
+            else:
+                connection.abandon()
         if not self._status:
             self._status = CLIENT_CLOSED
         self._settle("client_closed")

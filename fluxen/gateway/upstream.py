@@ -23,6 +23,7 @@ import httptools
 
 from fluxen.gateway.head import MAX_HEAD, AnswerHead
 from fluxen.gateway.meter import Meter
+from fluxen.gateway.timers import ticks
 
 if TYPE_CHECKING:
     from fluxen.gateway.pool import Pool
@@ -52,6 +53,38 @@ class AnswerSink(Protocol):
 
     def upstream_writable(self, writable: bool) -> None:
         """The upstream takes bytes again, or not, of an upload in progress."""
+
+
+class Remainder:
+    """What an answer's last bytes are reported to when its client has left at its last word: to nobody. Only the
+    connection waits for them, so as to be used again (openai-python leaves at every stream's `[DONE]`)."""
+
+    MOST: Final = 1024  # bytes; more is no remainder
+    TICKS: Final = ticks(1.0)
+
+    def __init__(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        self._left = self.MOST
+
+    def answer_head(self, _status: int, _head: AnswerHead, _until_eof: bool) -> tuple[bytes, Meter | None, bool]:
+        return b"", None, False
+
+    def answer_data(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            self._connection.abandon()
+
+    def answer_end(self, data: bytes) -> None:
+        pass
+
+    def upstream_lost(self, reason: str, unseen: bool) -> None:
+        pass
+
+    def upstream_timeout(self) -> None:
+        self._connection.abandon()
+
+    def upstream_writable(self, writable: bool) -> None:
+        pass
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -160,6 +193,13 @@ class UpstreamConnection(asyncio.Protocol):
         """A fresh connection that nobody needs any more: keep it for the next."""
         self._reused = True  # by then it may be stale
         self._pool.put(self)
+
+    def finish_alone(self) -> None:
+        """The client left when all was said: take what is still to come, at once or not at all."""
+        self.exchange = Remainder(self)
+        self._meter = None
+        self._idle_after = Remainder.TICKS
+        self.resume()
 
     def abandon(self) -> None:
         """The exchange is over, the answer is not: close at once, so that the provider stops."""

@@ -78,6 +78,41 @@ def test_a_connection_that_the_upstream_ends_is_not_used_again(
         assert len(upstream.connections) == number
 
 
+SAID = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\nE\r\ndata: [DONE]\n\n\r\n"
+)
+
+
+@pytest.mark.parametrize("rest", [b"0\r\n\r\n", b"800\r\n" + b"x" * 0x800, None], ids=["the end", "much", "nothing"])
+def test_a_client_that_leaves_at_the_last_word(server: Gateway, upstream: Upstream, rest: bytes | None) -> None:
+    """The connection to the upstream is used again if the answer's end comes at once, and closed otherwise."""
+    left, sent = threading.Event(), threading.Event()
+
+    def says(connection: Connection, _: Request) -> None:
+        connection.send(SAID)
+        assert left.wait(30)
+        if rest is not None:
+            connection.send(rest)
+        sent.set()
+
+    upstream.plays(says, OK)
+    with server.connect() as client:
+        client.send(request(body=b'{"model": "gpt-4o", "stream": true}'))
+        got = b""
+        while b"[DONE]" not in got:
+            got += client.read()
+    row = server.rows(at_least=1)[-1]
+    assert (row["status"], row["error"]) == (200, None)
+    left.set()
+    assert sent.wait(30)
+    if rest == b"0\r\n\r\n":
+        assert server.ask(request()).body == OK_BODY
+        assert len(upstream.connections) == 1
+    else:
+        assert upstream.connections[0].ended.wait(10)
+        assert server.ask(request()).body == OK_BODY
+
+
 OTHERS = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nothers"
 
 
