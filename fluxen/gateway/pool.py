@@ -70,9 +70,10 @@ class Pool:
             loop = asyncio.get_running_loop()
             found = await loop.getaddrinfo(self.origin.host, self.origin.port, type=socket.SOCK_STREAM)
             hosts = list(dict.fromkeys(str(address[4][0]) for address in found))
-            if len(hosts) == 1:
-                return await self._attempt(hosts[0])
-            return await self._race(hosts)
+            connection = await (self._attempt(hosts[0]) if len(hosts) == 1 else self._race(hosts))
+        if connection.transport is None:  # the upstream closed it before the winner of the race could be told
+            raise ConnectionResetError("the connection was closed as soon as it was made")
+        return connection
 
     async def _attempt(self, host: str) -> UpstreamConnection:
         loop = asyncio.get_running_loop()

@@ -91,6 +91,8 @@ class Worker:
             connection = await pool.connect(limit)
         except TimeoutError:
             exchange.unreachable(f"no connection within {limit:g} s", timeout=True)
+        except UnicodeError:
+            exchange.unreachable("the host of its target_url is no host name", timeout=False)
         except OSError as error:  # ssl.SSLError and socket.gaierror are OSErrors
             exchange.unreachable(str(error), timeout=False)
         else:
