@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fluxen.gateway.worker import Worker
 
 CLIENT_CLOSED: Final = 499  # as nginx logs it
+PIECES: Final = 512  # of a held body, until they are joined
 _METERED: Final = (b"application/json", b"text/event-stream", b"application/x-ndjson", b"application/stream+json")
 _EVENTS: Final = (b"text/event-stream", b"application/x-ndjson", b"application/stream+json")
 
@@ -44,9 +45,9 @@ class Exchange:
 
     __slots__ = (
         "_answering", "_attempts", "_begin", "_body", "_body_size", "_client", "_connection", "_deferred",
-        "_ends_with_close", "_finished", "_forward", "_id", "_keep", "_length", "_meter", "_opening", "_relayed",
-        "_reserved", "_response_bytes", "_status", "_t_answer", "_t_complete", "_t_open", "_t_sent", "_upstream",
-        "_upstream_request_id", "_worker",
+        "_ends_with_close", "_finished", "_forward", "_id", "_keep", "_length", "_loose", "_meter", "_opening",
+        "_relayed", "_reserved", "_response_bytes", "_status", "_t_answer", "_t_complete", "_t_open", "_t_sent",
+        "_upstream", "_upstream_request_id", "_worker",
     )  # fmt: skip
 
     def __init__(self, worker: Worker, client: Listener, opening: Opening, length: int) -> None:
@@ -60,7 +61,7 @@ class Exchange:
         self._upstream: Upstream | None = None
         self._forward: Forward | None = None
         self._body: list[bytes] | None = []
-        self._body_size = self._reserved = 0
+        self._body_size = self._reserved = self._loose = 0
         self._begin: Begin | None = None
         self._connection: UpstreamConnection | None = None
         self._deferred: tuple[int, bytes, str | None, int | None] | None = None
@@ -98,6 +99,10 @@ class Exchange:
             self._pass_on(chunk, last=False)
         elif (self._body_size <= self._reserved or self._reserve(self._body_size)) and self._body is not None:
             self._body.append(chunk)
+            self._loose += 1
+            if self._loose == PIECES:  # each is an object: chunks of two bytes would take thirty times their length
+                self._body[-PIECES:] = [b"".join(self._body[-PIECES:])]
+                self._loose = 0
 
     def end(self) -> None:
         """The request is complete."""
@@ -248,7 +253,7 @@ class Exchange:
             head = forward.before
         else:
             head = b"%b%d%b" % (forward.before, self._length if self._length >= 0 else self._body_size, forward.after)
-        if not opening.held and body:
+        if not opening.held and body is not None and self._length:
             body, self._body = [self._framed(piece) for piece in body], None
             if self._length < 0 and self._t_complete:
                 body.append(b"0\r\n\r\n")

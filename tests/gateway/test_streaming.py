@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -749,3 +752,38 @@ def test_rows_tell_how_long_it_took(server: Gateway, upstream: Upstream) -> None
     assert row["ttfb_ms"] + 300 <= row["latency_ms"] <= whole * 1000 + 250
     assert 0 < row["overhead_us"] < first * 1e6
     assert abs(row["ts"].timestamp() - begun) < 5
+
+
+# ── bodies in odd pieces ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_empty_upload_in_chunks(server: Gateway, upstream: Upstream) -> None:
+    """All of it is here before there is a connection: what goes upstream must have its end nevertheless."""
+    upstream.plays(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1), OK)
+    framing = [b"Content-Type: application/octet-stream", b"Transfer-Encoding: chunked"]
+    for _ in range(2):  # each needs a connection of its own
+        sent = request(b"/openai/v1/files", b"0\r\n\r\n", headers=framing, length=False, json=False)
+        assert server.ask(sent).status == 200
+    assert [seen.body for seen in upstream.requests] == [b"", b""]
+
+
+def test_a_body_in_tiny_chunks_takes_the_room_of_its_bytes(server: Gateway, upstream: Upstream) -> None:
+    server.ask(request())  # warm
+    [worker] = proc.workers(server.process.pid)
+    before = proc.rss(worker)
+    with server.connect() as client:
+        client.send(request(b"/openai/v1/chat/completions", b"", headers=[b"Transfer-Encoding: chunked"], length=False))
+        for _ in range(MB // 2048):
+            client.send(chunk(b"  ") * 1024)
+        until(lambda: backlog(client) == 0, "the gateway to read it")
+        assert proc.rss(worker) - before < FLAT
+        client.send(b"2\r\n{}\r\n0\r\n\r\n")
+        got = client.answer()
+        assert got is not None
+        assert got.status == 200
+    assert upstream.request().body == b"  " * (MB // 2) + b"{}"
+
+
+def backlog(client: Client) -> int:
+    """Bytes that the gateway's kernel has not acknowledged."""
+    return int.from_bytes(fcntl.ioctl(client.sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
