@@ -234,7 +234,8 @@ class Listener(asyncio.Protocol):
     def pause_reading(self) -> None:
         if self._reading and self.transport is not None and not self.transport.is_closing():
             self._reading = False
-            self.due = 0
+            if self.writable:  # if not, it is timed for taking nothing
+                self.due = 0
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
