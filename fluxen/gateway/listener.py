@@ -5,8 +5,9 @@ Everything the wire can bring is taken here, plain and odd alike: `Expect`, HTTP
 
 Requests are answered in order. While one is being answered the bytes behind it wait unparsed (bounded), and the
 connection is still read, because only so is it seen that the client left. llhttp is fed a head, then its body, and
-nothing beyond; only the end of a chunked body is known to nobody else, so what comes in one read with it is not
-answered: the connection is closed after that request, and the client sends the next one again (RFC 9112, 9.3.2).
+nothing beyond. (A head it has accepted before, byte for byte but for the length, needs no second judgement.) Only the
+end of a chunked body is known to nobody else, so what comes in one read with it is not answered: the connection is
+closed after that request, and the client sends the next one again (RFC 9112, 9.3.2).
 
 A refusal that comes before the request's body has been read ends the connection gently: the answer is written, our
 side is closed, and what the client still sends is read and dropped for a moment. Closing at once would reset the
@@ -125,7 +126,8 @@ class Listener(asyncio.Protocol):
         if self._closing:
             self._linger()
         elif self.exchange is None:
-            self._read_head(data)
+            if self._partial or not self._take_known(data):
+                self._read_head(data)
         elif self._body_open:
             self._read_body(data)
         else:
@@ -147,6 +149,23 @@ class Listener(asyncio.Protocol):
             self.transport.abort()
 
     # --- reading
+
+    def _take_known(self, data: bytes) -> bool:
+        """A whole request whose head is known: nothing is left for llhttp to judge. False if it is anything else."""
+        end = data.find(b"\r\n\r\n")
+        known = self.worker.openings.recall(data[:end]) if end > 0 else None
+        if known is None or len(data) != end + 4 + known[1]:
+            return False
+        opening, length = known
+        self._body_open = True
+        self._body_left = length
+        exchange = self.exchange = Exchange(self.worker, self, opening, length)
+        exchange.open()
+        if length and self.exchange is exchange:
+            exchange.body(data[end + 4 :])
+        if self.exchange is exchange:
+            self._end()
+        return True
 
     def _read_head(self, data: bytes) -> None:
         """Bytes of a head, and perhaps what is behind it. llhttp is fed the head, and not a byte more."""

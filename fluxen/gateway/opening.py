@@ -158,16 +158,7 @@ class Openings:
 
     def find(self, raw: bytes) -> tuple[Opening, int | None]:
         """What a head means that llhttp has accepted (`raw`, without the empty line), and its Content-Length."""
-        at = raw.find(b"\r\nContent-Length: ")
-        if at < 0:
-            at = raw.find(b"\r\ncontent-length: ")
-        if at < 0:
-            key, length = (raw, b""), None  # none, or spelled in a way that makes its digits a part of the key
-        else:
-            end = raw.find(b"\r\n", at + 18)
-            if end < 0:
-                end = len(raw)
-            key, length = (raw[: at + 18], raw[end:]), int(raw[at + 18 : end])
+        key, digits = _key(raw)
         opening = self._known.get(key)
         if opening is None:
             opening = Opening(RequestHead(raw, self._kinds), self._snapshot)
@@ -175,7 +166,18 @@ class Openings:
                 if len(self._known) >= self.REMEMBERED:
                     self._known.clear()
                 self._known[key] = opening
-        return opening, opening.head.length if at < 0 else length
+        return opening, opening.head.length if digits is None else int(digits)
+
+    def recall(self, raw: bytes) -> tuple[Opening, int] | None:
+        """The same for a head that nobody has looked at yet, if llhttp has accepted it before: byte for byte, but for
+        the digits of its length. None if not, and for a body in chunks."""
+        key, digits = _key(raw)
+        opening = self._known.get(key)
+        if opening is None or opening.head.chunked:
+            return None
+        if digits is None:
+            return opening, opening.head.length or 0
+        return (opening, int(digits)) if digits.isdigit() and len(digits) < 16 else None
 
     def refused(self, seen: bytes, fault: Fault) -> Opening:
         """The opening of what is no request. seen: its first bytes; they tell whose protocol to answer in."""
@@ -183,6 +185,19 @@ class Openings:
         head.fault = fault
         head.keep_alive = False
         return Opening(head, self._snapshot)
+
+
+def _key(raw: bytes) -> tuple[tuple[bytes, bytes], bytes | None]:
+    """A head without the digits of its Content-Length, and those digits; None where they are not spelled in one of the
+    two usual ways, or there are none: then they are a part of the key."""
+    at = raw.find(b"\r\nContent-Length: ")
+    if at < 0:
+        at = raw.find(b"\r\ncontent-length: ")
+        if at < 0:
+            return (raw, b""), None
+    at += 18
+    end = raw.find(b"\r\n", at)
+    return ((raw[:at], b""), raw[at:]) if end < 0 else ((raw[:at], raw[end:]), raw[at:end])
 
 
 def _label(value: bytes | None) -> str | None:
