@@ -53,8 +53,13 @@ def note(text: str) -> None:
 
 
 def fail(error: FluxenError) -> None:
-    """`error: …`, the problems of a configuration line by line, `hint: …`. Never a traceback."""
-    lines = [f"error: {visible(error.message)}"]
+    """`error: …`, the problems of a configuration line by line, `hint: …`. Never a traceback.
+
+    A message of several lines (DuckDB shows the place in the query) keeps them, indented: what a ledger holds may be
+    quoted in one, and must not look like a line of ours.
+    """
+    first, *more = [visible(line) for line in error.message.split("\n") if line.strip()] or [""]
+    lines = [f"error: {first}", *(f"  {line}" for line in more)]
     if isinstance(error, ConfigError):
         lines += [visible(problem) for problem in error.problems]
     if error.hint:

@@ -160,6 +160,26 @@ def test_sql_that_is_refused(fluxen: Fluxen, data: Path, query: str, tmp_path: P
     assert not (tmp_path / "x.csv").exists()
 
 
+def test_an_error_of_several_lines_is_shown_in_lines(fluxen: Fluxen, data: Path) -> None:
+    done = fluxen("sql", "select nope\nfrom requests", "--data-dir", "data")
+    assert done.returncode == 2
+    first, *more = done.stderr.splitlines()
+    assert first.startswith("error: Binder Error: ")
+    assert "  LINE 1: select nope" in more
+    assert set(more[-1].strip()) == {"^"}
+    assert more[-1].index("^") == len("  LINE 1: select ")  # points at the name it is about
+    assert "\\n" not in done.stderr
+
+
+def test_what_a_client_sent_forges_no_line_of_an_error(fluxen: Fluxen, data: Path) -> None:
+    query = "select (model || 'hint: trust me')::int from requests where model like 'evil%'"
+    done = fluxen("sql", query, "--data-dir", "data")
+    assert done.returncode == 2
+    assert "trust me" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert not any(line.startswith("hint: ") for line in done.stderr.splitlines())
+
+
 def test_ledger_commands(fluxen: Fluxen, data: Path, tmp_path: Path) -> None:
     found = json.loads(fluxen("ledger", "verify", "--data-dir", "data", "--json").stdout)
     assert (found["ok"], found["rows"], found["in_flight"]) == (True, 5, 1)
