@@ -111,26 +111,53 @@ def export(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> int:
-    """Write `requests` with `since <= ts < until` to a file (or a device such as /dev/stdout); returns the rows."""
+    """Write `requests` with `since <= ts < until` to a file (or a device such as /dev/stdout); returns the rows.
+
+    LedgerError, which names `target`, when it can't be written.
+    """
+    folder = _existing(folder)
     tags = "to_json(tags)::VARCHAR AS tags" if kind == "csv" else "tags"
     names = ", ".join(tags if column.name == "tags" else column.name for column in COLUMNS)
-    device = target.exists() and not target.is_file()
-    aside = target if device else target.with_name(f".{target.name}.partial")
+    aside = _writable(target)
+    device = aside == target
 
     def ask(connection: Connection) -> int:
-        copied = connection.execute(
-            f"COPY (SELECT {names} FROM requests) TO {literal(str(aside))} ({_FORMATS[kind]})"
-        ).fetchone()
+        try:
+            copied = connection.execute(
+                f"COPY (SELECT {names} FROM requests) TO {literal(str(aside))} ({_FORMATS[kind]})"
+            ).fetchone()
+        except duckdb.IOException as error:  # from the target or from the ledger's own files
+            if (name := str(aside)) not in str(error):
+                raise
+            message = str(error).replace(name, str(target))
+            raise LedgerError(f"can't write {target}: {message}", hint="is there room on the disk?") from error
         return int(copied[0]) if copied else 0
 
     try:
-        rows = Reader(_existing(folder)).run(ask, since=since, until=until)
+        rows = Reader(folder).run(ask, since=since, until=until)
         if not device:
             aside.rename(target)
     finally:
         if not device:
             aside.unlink(missing_ok=True)
     return rows
+
+
+def _writable(target: Path) -> Path:
+    """Where an export to `target` is written: beside it until it is complete, or straight into a device."""
+    try:
+        if target.exists() and not target.is_file() and not target.is_dir():
+            return target
+        if target.is_dir():
+            raise LedgerError(f"can't write {target}: it is a folder", hint="name a file in it")
+        aside = target.with_name(f".{target.name}.partial")
+        aside.open("wb").close()  # DuckDB would report our hidden name, not the one that was asked for
+    except OSError as error:
+        hint = f"can you write to the folder {target.absolute().parent}?"
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            hint = f"there is no folder {target.absolute().parent}; create it, or name another"
+        raise LedgerError(f"can't write {target}: {error.strerror}", hint=hint) from error
+    return aside
 
 
 def backup(folder: Path, target: Path, *, wait: float = LOCK_SECONDS) -> int:

@@ -201,6 +201,9 @@ def test_ledger_commands(fluxen: Fluxen, data: Path, tmp_path: Path) -> None:
     done = fluxen("ledger", "export", "out.jsonl", "--data-dir", "data", "--until", "2020-01-01")
     assert done.stderr == "0 rows written to out.jsonl\n"
     assert fluxen("ledger", "export", "out.xls", "--data-dir", "data").returncode == 2
+    done = fluxen("ledger", "export", "none/x.csv", "--data-dir", "data")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: can't write none/x.csv: No such file or directory\nhint: ")
 
 
 def test_verify_fails_on_a_damaged_ledger(fluxen: Fluxen, data: Path) -> None:

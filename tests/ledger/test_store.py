@@ -163,6 +163,23 @@ def test_an_export_that_fails_leaves_the_old_file(folder: Path, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ledger", "x.csv"]
 
 
+def test_an_export_that_can_not_be_written_names_the_file_asked_for(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "none" / "x.csv", tmp_path / "file" / "x.csv", tmp_path):
+        with pytest.raises(LedgerError) as caught:
+            store.export(folder, target, "csv")
+        assert caught.value.message.startswith(f"can't write {target}: ")
+        assert ".partial" not in caught.value.message
+        assert caught.value.hint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "ledger"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_an_export_to_a_full_disk(folder: Path) -> None:
+    with pytest.raises(LedgerError, match=r"can't write /dev/full: .*No space left on device"):
+        store.export(folder, Path("/dev/full"), "csv")
+
+
 # ── backup ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
