@@ -60,6 +60,7 @@ class Listener(asyncio.Protocol):
         "_partial",
         "_reading",
         "_waiting",
+        "_waiting_bytes",
         "due",
         "exchange",
         "slot",
@@ -80,6 +81,7 @@ class Listener(asyncio.Protocol):
         self._body_open = False  # the current request is not complete
         self._body_left = 0  # bytes of its body to come; -1: chunked
         self._waiting: list[bytes] | None = None  # what came behind the current request
+        self._waiting_bytes = 0
         self._reading = True
         self._behind = False  # something came behind a chunked request, where it can't be kept: close after that one
         self._closing = False
@@ -117,9 +119,10 @@ class Listener(asyncio.Protocol):
         self.writable = True
         if self._closing:
             self.worker.wheel.arm(self, LINGER_TICKS)
+        elif self.exchange is None:
+            self.worker.wheel.arm(self, KEEP_TICKS)
         else:
             self.due = 0
-        if self.exchange is not None:
             self.exchange.client_writable(True)
 
     def data_received(self, data: bytes) -> None:
@@ -243,11 +246,12 @@ class Listener(asyncio.Protocol):
     def _wait(self, data: bytes) -> None:
         """Keep what came behind the request being answered; reading goes on, so as to see the client leave."""
         if self._waiting is None:
-            self._waiting = []
+            self._waiting, self._waiting_bytes = [], 0
             if self.exchange is None:
                 self.worker.loop.call_soon(self._go_on)
         self._waiting.append(data)
-        if sum(map(len, self._waiting)) > WAITING_BYTES:
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes > WAITING_BYTES:
             self.pause_reading()
 
     def pause_reading(self) -> None:
@@ -316,7 +320,7 @@ class Listener(asyncio.Protocol):
             self.worker.wheel.arm(self, STALL_TICKS)  # the transport waits for ever for a client that takes nothing
             transport.close()
         else:
-            self.worker.wheel.arm(self, KEEP_TICKS)
+            self.worker.wheel.arm(self, KEEP_TICKS if self.writable else STALL_TICKS)
             if self._waiting is None:
                 self.resume_reading()
             else:

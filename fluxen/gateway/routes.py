@@ -123,8 +123,14 @@ class Router:
     REMEMBERED = 4096
 
     def __init__(
-        self, upstreams: Sequence[Upstream], dialects: Mapping[str, Dialect], catalogue: Mapping[str, Provider]
-    ):
+        self,
+        upstreams: Sequence[Upstream],
+        dialects: Mapping[str, Dialect],
+        catalogue: Mapping[str, Provider],
+        tells: bool,
+    ) -> None:
+        """tells: whether a caller without a route may be told which there are."""
+        self._tells = tells
         self.upstreams = tuple(upstreams)
         self._dialects = dialects
         self._catalogue = catalogue
@@ -224,6 +230,8 @@ class Router:
         raise NoRoute(404, "no_route", f"no upstream of the {dialect.name} protocol serves {asked}: {self._known()}")
 
     def _known(self) -> str:
+        if not self._tells:
+            return "ask who runs this gateway"
         mounts = ", ".join(sorted(upstream.mount.decode() for upstream in self.upstreams))
         return f"the mounts are {mounts or '(none)'}" if len(mounts) < 400 else "see the gateway's configuration"
 

@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable, Mapping
 
 from fluxen.config.load import Loaded
+from fluxen.errors import LedgerError
 from fluxen.gateway import worker
 from fluxen.gateway.snapshot import Snapshot, build
 from fluxen.gateway.supervisor import Supervisor
+from fluxen.ledger.journal import probe
 
 
 def serve(loaded: Loaded, env: Mapping[str, str], started: Callable[[Snapshot, str, int], None]) -> None:
@@ -20,7 +22,11 @@ def serve(loaded: Loaded, env: Mapping[str, str], started: Callable[[Snapshot, s
     snapshot = build(loaded, env)
     config = snapshot.config
     folder = config.data_dir
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise LedgerError(f"can't make the data folder {folder}: {error.strerror}", hint="check data_dir") from error
+    probe(folder / "ledger")
     server = config.server
     supervisor = Supervisor(server.host, server.port, server.workers, server.shutdown_timeout_ms / 1000)
     supervisor.run(

@@ -101,7 +101,7 @@ def build(loaded: Loaded, env: Mapping[str, str]) -> Snapshot:
     return Snapshot(
         config=config,
         keys=keys,
-        router=Router(upstreams, dialects(), catalogue),
+        router=Router(upstreams, dialects(), catalogue, tells=config.open_mode),
         upstreams=tuple(upstreams),
         max_body=config.server.max_body,
         body_memory=config.server.body_memory,

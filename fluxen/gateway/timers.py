@@ -28,8 +28,8 @@ class Timed(Protocol):
 
 
 def ticks(seconds: float) -> int:
-    """Seconds as whole ticks, rounded up, never 0."""
-    return max(1, -int(-seconds // TICK_SECONDS))
+    """Seconds as whole ticks, rounded up, and one more: the tick at hand may be nearly over. Never early."""
+    return max(1, -int(-seconds // TICK_SECONDS)) + 1
 
 
 class TimerWheel:

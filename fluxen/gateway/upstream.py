@@ -94,6 +94,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_acked_before",
         "_complete",
         "_decoded",
+        "_first_byte",
         "_head",
         "_idle_after",
         "_keep",
@@ -132,7 +133,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reused = False
         self._sending = False
         self._status = 0
-        self._idle_after = 0
+        self._idle_after = self._first_byte = 0
         self._sent = 0
         self._acked_before = 0
 
@@ -157,6 +158,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._sending = more
         self._status = 0
         self._idle_after = idle
+        self._first_byte = first_byte
         if self._reused and self._pool.tls is not None:
             self._acked_before = self._acked()
         else:
@@ -174,7 +176,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._sending = not last
         if self.transport is not None and data:
             self._sent += len(data)
-            if not self.got_byte:
+            if self._head is not None:  # the answer has not begun: its time runs from the last byte of the request
                 self._pool.wheel.arm(self, first_byte)
             self.transport.write(data)
 
@@ -186,7 +188,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def resume(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
-            self._pool.wheel.arm(self, self._idle_after)
+            self._pool.wheel.arm(self, self._idle_after if self._head is None else self._first_byte)
             self.transport.resume_reading()
 
     def release(self) -> None:

@@ -21,6 +21,7 @@ which not even the begin was written are confessed in one Loss line, which `ledg
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -73,6 +74,26 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def probe(folder: Path) -> None:
+    """Raise LedgerError if no journal can be kept in a ledger's folder. A full disk is no reason: that passes."""
+    try:
+        for part in (folder, folder / FOLDER):
+            part.mkdir(parents=True, exist_ok=True, mode=0o750)
+            name = part / f".probe-{os.getpid()}"
+            descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            finally:
+                os.close(descriptor)
+                name.unlink()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            where = error.filename or folder
+            raise LedgerError(
+                f"the ledger can't be written: {where}: {error.strerror}", hint="check data_dir, and who owns it"
+            ) from error
 
 
 def no_checkpoint(name: str) -> None:

@@ -101,10 +101,10 @@ def test_postponing_for_ever_keeps_one_entry() -> None:
     ("seconds", "expected"), [(0.0, 1), (0.001, 1), (0.1, 1), (0.11, 2), (0.3, 3), (10.0, 100), (600.0, 6000)]
 )
 def test_ticks(seconds: float, expected: int) -> None:
-    assert ticks(seconds) == expected
+    assert ticks(seconds) == expected + 1  # the tick at hand may be nearly over
 
 
 @given(st.floats(0.001, 86_400))
 def test_ticks_are_never_too_few(seconds: float) -> None:
-    assert ticks(seconds) * TICK_SECONDS >= seconds - 1e-6
-    assert ticks(seconds) * TICK_SECONDS < seconds + 2 * TICK_SECONDS
+    assert (ticks(seconds) - 1) * TICK_SECONDS >= seconds - 1e-6
+    assert ticks(seconds) * TICK_SECONDS < seconds + 3 * TICK_SECONDS
