@@ -82,16 +82,14 @@ def export(
     """Write the rows of `requests` to one file: parquet, csv or jsonl."""
     from datetime import UTC, datetime
 
-    from fluxen.reports.period import parse_moment
+    from fluxen.reports.period import parse_span
 
     if kind is None:
         ending = target.suffix.removeprefix(".").lower()
         if ending not in {form.value for form in Format}:
             raise typer.BadParameter("--format is needed: the file's name ends in none of .parquet, .csv and .jsonl")
         kind = Format(ending)
-    now = datetime.now(UTC)
-    start = parse_moment(since, now) if since is not None else None
-    end = parse_moment(until, now) if until is not None else None
+    start, end = parse_span(since, until, datetime.now(UTC))
     folder = ledger_folder(data_dir, config)
     from fluxen.ledger import store
 

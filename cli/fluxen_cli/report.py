@@ -42,13 +42,11 @@ def costs(
 
     from fluxen.reports.costs import MEASURES, parse_by
     from fluxen.reports.costs import costs as ask
-    from fluxen.reports.period import parse_moment, show_moment
+    from fluxen.reports.period import parse_span, show_moment
 
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other")
-    now = datetime.now(UTC)
-    start = parse_moment(since, now) if since is not None else None
-    end = parse_moment(until, now) if until is not None else None
+    start, end = parse_span(since, until, datetime.now(UTC))
     dimensions = parse_by(by)
     folder = ledger_folder(data_dir, config)
 

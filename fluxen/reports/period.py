@@ -39,6 +39,18 @@ def parse_moment(text: str, now: datetime) -> datetime:
     raise QueryError(f"'{text}' is no moment", hint=f"write one of {FORMS}; all are UTC")
 
 
+def parse_span(since: str | None, until: str | None, now: datetime) -> tuple[datetime | None, datetime | None]:
+    """What `--since` and `--until` name. QueryError when no moment can lie between: swapped, or equal."""
+    start = parse_moment(since, now) if since is not None else None
+    end = parse_moment(until, now) if until is not None else None
+    if start is not None and end is not None and start >= end:
+        raise QueryError(
+            f"--since {since} ({show_moment(start)}) is not before --until {until} ({show_moment(end)})",
+            hint="the earlier moment is --since; 2d is earlier than 1d, for both are counted back from now",
+        )
+    return start, end
+
+
 def show_moment(moment: datetime) -> str:
     """2026-11-01T09:30:00Z, the form `--json` uses."""
     return moment.astimezone(UTC).isoformat(timespec="auto").replace("+00:00", "Z")

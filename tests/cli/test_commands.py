@@ -85,6 +85,15 @@ def test_report_of_nothing(fluxen: Fluxen, data: Path) -> None:
     assert answer["totals"]["cost_usd"] == "0"
 
 
+@pytest.mark.parametrize("command", [["report", "costs"], ["ledger", "export", "out.csv"]])
+def test_a_span_that_is_reversed_is_wrong_usage(fluxen: Fluxen, data: Path, command: list[str], tmp_path: Path) -> None:
+    done = fluxen(*command, "--since", "1d", "--until", "2d", "--data-dir", "data")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --since 1d (")
+    assert "is not before --until 2d (" in done.stderr
+    assert not (tmp_path / "out.csv").exists()
+
+
 def on_a_terminal(arguments: list[str], env: dict[str, str], cwd: Path, columns: int = 140) -> str:
     controller, terminal = pty.openpty()
     process = subprocess.Popen(

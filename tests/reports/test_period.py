@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxen.errors import QueryError
-from fluxen.reports.period import parse_moment, show_moment
+from fluxen.reports.period import parse_moment, parse_span, show_moment
 
 NOW = datetime(2026, 3, 1, 13, 45, 10, tzinfo=timezone(timedelta(hours=-5)))  # 18:45:10 UTC
 
@@ -39,6 +39,16 @@ def test_no_moment(text: str) -> None:
     with pytest.raises(QueryError) as caught:
         parse_moment(text, NOW)
     assert "yesterday" in (caught.value.hint or "")
+
+
+def test_a_span_must_have_room() -> None:
+    assert parse_span(None, None, NOW) == (None, None)
+    assert parse_span("1d", None, NOW) == (parse_moment("1d", NOW), None)
+    assert parse_span(None, "1d", NOW) == (None, parse_moment("1d", NOW))
+    assert parse_span("2d", "1d", NOW) == (parse_moment("2d", NOW), parse_moment("1d", NOW))
+    for since, until in (("1d", "2d"), ("1d", "24h"), ("now", "2026-01-01")):
+        with pytest.raises(QueryError, match=f"--since {since} .* is not before --until {until} "):
+            parse_span(since, until, NOW)
 
 
 @given(st.text(max_size=40) | st.from_regex(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]*[-+Z0-9:]*", fullmatch=True))
