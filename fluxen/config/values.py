@@ -39,6 +39,7 @@ _UNITS = {
 }  # fmt: skip
 _MOUNT = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _RESERVED_MOUNTS = ("/v1", "/v1beta", "/-")
+_LABEL_LENGTH = 63  # RFC 1035, 2.3.4: the length of a label has six bits
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
@@ -259,6 +260,11 @@ def _target_url(value: object, info: ValidationInfo) -> str:
         raise problem("not a URL: host or port is malformed") from None
     if url.scheme not in ("http", "https") or not url.hostname:
         raise problem("expected http://host… or https://host…")
+    labels = url.hostname.removesuffix(".").split(".")  # a dot at the end only says that the name is complete
+    if "" in labels:
+        raise problem("not a URL: the host has a dot too many")
+    if ":" not in url.hostname and max(map(len, labels)) > _LABEL_LENGTH:
+        raise problem(f"not a URL: between two dots a host has at most {_LABEL_LENGTH} characters")
     if url.username is not None or url.password is not None:
         raise problem("holds a user or password; put the credential in api_key")
     if "?" in value or "#" in value:

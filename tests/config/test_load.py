@@ -353,11 +353,27 @@ def test_two_equal_mounts() -> None:
         "http://h//x",
         "http://h/%2e",
         "http://h /",
+        "http://a..b",
+        "http://.a",
+        "http://a..",
+        "http://.",
+        f"http://a.{'b' * 64}.c",
     ],
 )
 def test_targets_that_are_refused(url: str) -> None:
     (line,) = problems(f"upstreams: {{openai: {{target_url: '{url}'}}}}")
     assert line.startswith("1:34: upstreams.openai.target_url: ")
+
+
+def test_a_host_that_no_name_server_could_find_is_told_why() -> None:
+    target = "upstreams: {{openai: {{target_url: '{}'}}}}".format
+    (line,) = problems(target("http://a..b"))
+    assert line == "1:34: upstreams.openai.target_url: not a URL: the host has a dot too many"
+    (line,) = problems(target(f"https://{'a' * 64}.example:8/v1"))
+    assert line.startswith("1:34: upstreams.openai.target_url: not a URL: ")
+    assert "63 characters" in line
+    for url in (f"http://{'a' * 63}.{'b' * 63}", "http://a.b.", "http://[fe80::1.2.3.4]", "http://10.0.0.1"):
+        assert load(target(url)).config.upstreams.by_name["openai"].target_url == url
 
 
 def test_targets() -> None:
