@@ -32,6 +32,11 @@ def find_config(explicit: Path | None, env: Mapping[str, str]) -> Path | None:
     if named is not None:
         if not _is_file(named):
             source = "" if explicit else " (named by FLUXEN_CONFIG)"
+            if _is_folder(named):
+                raise ConfigError(
+                    f"{named}{source} is a directory, not a configuration file",
+                    hint=f"name the file in it, such as {named / 'fluxen.yaml'}",
+                )
             raise ConfigError(f"no configuration file {named}{source}", hint="name another with --config")
         return named
     return next((path for path in config_candidates(env) if _is_file(path)), None)
@@ -83,6 +88,13 @@ def _is_file(path: Path) -> bool:
     """A file in a folder one may not look into is not there."""
     try:
         return path.is_file()
+    except PermissionError:
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
     except PermissionError:
         return False
 

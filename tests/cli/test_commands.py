@@ -242,6 +242,13 @@ def test_validate(fluxen: Fluxen, tmp_path: Path) -> None:
     assert fluxen("validate").stdout.startswith("ok: no configuration file, ")
 
 
+def test_validate_of_a_folder(fluxen: Fluxen, tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    done = fluxen("validate", "etc")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.splitlines()[0] == "error: etc is a directory, not a configuration file"
+
+
 def test_validate_prints_every_problem(fluxen: Fluxen, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("servr: {}\nserver: {workers: 0}\n")
     done = fluxen("validate", "bad.yaml")

@@ -19,6 +19,17 @@ def test_a_user_without_a_home_must_name_a_folder() -> None:
     assert paths.data_dir(Path("/srv"), {"FLUXEN_DATA_DIR": "/env"}) == Path("/env")
 
 
+def test_a_folder_is_no_configuration_and_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        paths.find_config(tmp_path, {})
+    assert caught.value.message == f"{tmp_path} is a directory, not a configuration file"
+    assert caught.value.hint == f"name the file in it, such as {tmp_path}/fluxen.yaml"
+    with pytest.raises(ConfigError, match=r"\(named by FLUXEN_CONFIG\) is a directory"):
+        paths.find_config(None, {"FLUXEN_CONFIG": str(tmp_path)})
+    with pytest.raises(ConfigError, match="no configuration file"):
+        paths.find_config(tmp_path / "none", {})
+
+
 def test_xdg_folders_must_be_absolute() -> None:
     assert paths.data_dir(None, {"HOME": "/h", "XDG_DATA_HOME": "data"}) == Path("/h/.local/share/fluxen")
     assert paths.data_dir(None, {"HOME": "/h", "XDG_DATA_HOME": "/data"}) == Path("/data/fluxen")
