@@ -44,6 +44,9 @@ def command(
         problems = error.problems or (error.message,)
         output.emit_json({"ok": False, "problems": [_split(line) for line in problems], "warnings": []})
         raise typer.Exit(error.exit_code) from None
+    if loaded.path and not loaded.document.value:
+        name = output.visible(str(loaded.path))
+        output.note(f"note: {name} is empty (or only comments): that is open mode with the defaults")
     names = [upstream.name for upstream in snapshot.upstreams]
     keys = loaded.config.api_keys
     if as_json:

@@ -242,6 +242,21 @@ def test_validate(fluxen: Fluxen, tmp_path: Path) -> None:
     assert fluxen("validate").stdout.startswith("ok: no configuration file, ")
 
 
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "---\n", "{}\n"])
+def test_validate_says_what_an_empty_file_means(fluxen: Fluxen, tmp_path: Path, text: str) -> None:
+    (tmp_path / "empty.yaml").write_text(text)
+    said = "note: empty.yaml is empty (or only comments): that is open mode with the defaults\n"
+    done = fluxen("validate", "empty.yaml")
+    assert (done.returncode, done.stderr) == (0, said)
+    assert done.stdout.startswith("ok: empty.yaml, ")
+    assert done.stdout.endswith(", open mode: no keys\n")
+    done = fluxen("validate", "empty.yaml", "--json")
+    assert (done.returncode, done.stderr) == (0, said)
+    assert json.loads(done.stdout)["open_mode"] is True
+    (tmp_path / "empty.yaml").write_text(text.replace("{}", "") + "version: 1\n")
+    assert fluxen("validate", "empty.yaml").stderr == ""
+
+
 def test_validate_of_a_folder(fluxen: Fluxen, tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     done = fluxen("validate", "etc")
