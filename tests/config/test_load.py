@@ -415,7 +415,7 @@ def test_files_are_found_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert load_config(other, {**env, "FLUXEN_CONFIG": "/nowhere"}).path == other
     with pytest.raises(ConfigError, match=r"no configuration file /nowhere \(named by FLUXEN_CONFIG\)"):
         load_config(None, {**env, "FLUXEN_CONFIG": "/nowhere"})
-    with pytest.raises(ConfigError, match="no configuration file"):
+    with pytest.raises(ConfigError, match="is a directory, not a configuration file"):
         load_config(tmp_path, env)
 
 
