@@ -3,13 +3,14 @@
     open      snapshot → authenticate → route → how the body is read
     body      the body's pieces: held (JSON) or passed on (everything else)
     end       the request is complete: peek → upstream
-    dispatch  begin line → a connection → the request goes upstream
+    committed begin line written → a connection → the request goes upstream
     answer_*  relay, then meter
-    settle    exactly one end line
+    committed end line written, exactly one → the last of the answer goes out
 
 It does no I/O of its own and never awaits. The listener calls the first three, an upstream connection the answers;
-what has to wait (a fresh connection) is asked of the worker, which calls `connected` or `unreachable` later. Whatever
-happens, `_settle` runs once for a request that got a row, and after it nothing of this exchange touches a socket.
+what has to wait is asked of the worker: a line of the ledger (the worker writes those of one turn of the event loop
+together, then calls `committed`), a fresh connection (`connected` or `unreachable`). However a request ends, its one
+row is written before anybody can see that end.
 
 What is answered when something breaks: before the first byte of an answer, a refusal in the caller's dialect; after
 it, the client's connection is broken, so that a truncated answer never looks complete.
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from fluxen.gateway.admission import Fault
 from fluxen.gateway.head import AnswerHead
-from fluxen.gateway.meter import Meter
+from fluxen.gateway.meter import Meter, meter_for
 from fluxen.gateway.opening import LABEL, Forward, Opening
 from fluxen.gateway.peek import peek
 from fluxen.gateway.reply import CONTINUE, reply
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 CLIENT_CLOSED: Final = 499  # as nginx logs it
 PIECES: Final = 512  # of a held body, until they are joined
-_METERED: Final = (b"application/json", b"text/event-stream", b"application/x-ndjson", b"application/stream+json")
-_EVENTS: Final = (b"text/event-stream", b"application/x-ndjson", b"application/stream+json")
 
 
 class Exchange:
@@ -45,7 +44,7 @@ class Exchange:
 
     __slots__ = (
         "_answering", "_attempts", "_begin", "_body", "_body_size", "_client", "_connection", "_deferred",
-        "_ends_with_close", "_finished", "_forward", "_id", "_keep", "_length", "_loose", "_meter", "_opening",
+        "_ends_with_close", "_finished", "_forward", "_id", "_keep", "_last", "_length", "_loose", "_meter", "_opening",
         "_relayed", "_reserved", "_response_bytes", "_status", "_t_answer", "_t_complete", "_t_open", "_t_sent",
         "_upstream", "_upstream_request_id", "_worker",
     )  # fmt: skip
@@ -66,6 +65,7 @@ class Exchange:
         self._connection: UpstreamConnection | None = None
         self._deferred: tuple[int, bytes, str | None, int | None] | None = None
         self._meter: Meter | None = None
+        self._last: bytes | None = None  # the last of the answer, until its row is written
         self._attempts = self._status = self._response_bytes = 0
         self._answering = self._relayed = self._finished = self._ends_with_close = False
         self._keep = opening.head.keep_alive
@@ -135,13 +135,9 @@ class Exchange:
             return
         keep = self._keep and self._t_complete > 0.0 and not self._worker.draining
         answer = reply(
-            status,
-            body,
-            request_id=self._id,
-            close=not keep,
-            without_body=self._opening.is_head,
+            status, body, request_id=self._id, close=not keep, without_body=self._opening.is_head,
             retry_after=retry_after,
-        )
+        )  # fmt: skip
         self._status = status
         self._answering = False  # what an upstream's head said never reached the client
         self._response_bytes = len(body)
@@ -176,8 +172,7 @@ class Exchange:
             self.refuse(413, "request_too_large", f"the request body is larger than {snapshot.max_body} bytes")
             return False
         if worker.body_bytes + size - self._reserved > snapshot.body_memory:
-            message = "the gateway holds as many request bodies as it may hold"
-            self.refuse(503, "body_memory_full", message, retry_after=1)
+            self.refuse(503, "body_memory_full", "the gateway holds as many bodies as it may", retry_after=1)
             return False
         worker.body_bytes += size - self._reserved
         self._reserved = size
@@ -212,13 +207,27 @@ class Exchange:
             self.refuse(*forward)
             return
         self._forward = forward
-        begin = self._begin = self._begun(model, stream)
-        if not worker.journal.begin(begin) and worker.snapshot.config.ledger.on_failure == "refuse":
-            self.refuse(
-                503, "ledger_unavailable", "the ledger can't be written, and this gateway serves nothing unrecorded"
-            )
-            return
-        self._connect(upstream, fresh=False)
+        self._begin = self._begun(model, stream)
+        worker.commit(self)
+
+    def record(self) -> Begin | End | None:
+        """What is to be written now: the begin of a request that is still wanted, or the end of an answered one."""
+        if self._last is not None and self._begin is not None:
+            return self._row(self._begin, None if self._status < 400 else "upstream_status", complete=True)
+        return None if self._finished else self._begin
+
+    def committed(self, written: bool) -> None:
+        """It is written, or can't be: on to the upstream, or out with the last of the answer."""
+        last, upstream, client = self._last, self._upstream, self._client
+        if last is not None:
+            self._last = self._meter = None
+            if last and client.transport is not None:
+                client.transport.write(last)
+            client.done(self._keep)
+        elif not written and self._worker.snapshot.config.ledger.on_failure == "refuse":
+            self.refuse(503, "ledger_unavailable", "the ledger can't be written, and nothing is served unrecorded")
+        elif upstream is not None and not self._finished:
+            self._connect(upstream, fresh=False)
 
     def _begun(self, model: str | None, stream: bool | None) -> Begin:
         opening, upstream = self._opening, self._upstream
@@ -327,9 +336,7 @@ class Exchange:
         added = f"x-fluxen-id: {self._id}\r\n" if self._keep else f"x-fluxen-id: {self._id}\r\nConnection: close\r\n"
         self._let_go_of_body()
         if status < 300 and request.is_post:
-            kind = head.content_type
-            if kind.startswith(_METERED):
-                self._meter = Meter(kind.startswith(_EVENTS), head.content_encoding)
+            self._meter = meter_for(head.content_type, head.content_encoding)
         if head.request_id is not None:
             self._upstream_request_id = head.request_id[:LABEL].decode("latin-1")
         out = head.relayed(added.encode("ascii"), decode)
@@ -344,16 +351,15 @@ class Exchange:
             transport.write(data)
 
     def answer_end(self, data: bytes) -> None:
-        client = self._client
+        """The answer is complete. Its end line is written before its last bytes go out: whoever has a whole answer
+        has a row that says so."""
         self._connection = None
-        if data:
-            self._relayed = True
-            self._response_bytes += len(data)
-            if client.transport is not None:
-                client.transport.write(data)
-        keep = self._keep
-        self._settle(None if self._status < 400 else "upstream_status", complete=True)
-        client.done(keep)
+        self._finished = True
+        self._let_go_of_body()
+        self._relayed = True
+        self._response_bytes += len(data)
+        self._last = data
+        self._worker.commit(self)
 
     def upstream_lost(self, reason: str, unseen: bool) -> None:
         self._connection = None
@@ -371,9 +377,6 @@ class Exchange:
             self.refuse(502, "upstream_broke", f"{reason} before it answered")
 
     def upstream_timeout(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abandon()
         if self._relayed:
             self._break("upstream_timeout")
         else:
@@ -398,9 +401,8 @@ class Exchange:
         self.refuse(503, "shutting_down", "the gateway is shutting down", retry_after=1)
 
     def _break(self, error: str) -> None:
-        client = self._client
         self._settle(error)
-        client.abort(self._ends_with_close)
+        self._client.abort(self._ends_with_close)
 
     # --- the row
 
@@ -410,8 +412,8 @@ class Exchange:
             self._reserved = 0
         self._body = None
 
-    def _settle(self, error: str | None, complete: bool = False) -> None:
-        """Write the row, once, and let go of everything."""
+    def _settle(self, error: str | None) -> None:
+        """The request ends otherwise than by its answer's end: write the row, once, and let go of everything."""
         self._finished = True
         self._let_go_of_body()
         connection, self._connection = self._connection, None
@@ -420,7 +422,7 @@ class Exchange:
         opening = self._opening
         if self._begin is not None or opening.known:
             begin = self._begin or self._begun(opening.route.model if opening.route else None, None)
-            self._worker.journal.end(self._row(begin, error, complete))
+            self._worker.journal.end(self._row(begin, error, complete=False))
         self._meter = None
 
     def _row(self, begin: Begin, error: str | None, complete: bool) -> End:
@@ -438,13 +440,9 @@ class Exchange:
         end.response_bytes = max(0, self._response_bytes)
         end.upstream_request_id = self._upstream_request_id
         self._worker.accountant.account(
-            end,
-            self._upstream,
-            self._meter,
-            billable=self._t_sent > 0.0 and self._opening.is_post,
-            answered=self._answering,
-            complete=complete,
-        )
+            end, self._upstream, self._meter, billable=self._t_sent > 0.0 and self._opening.is_post,
+            answered=self._answering, complete=complete,
+        )  # fmt: skip
         if error == "client_closed" and self._answering and self._meter is not None and self._meter.streamed:
             reported = end.usage_source == "reported" and end.finish is not None
             if reported or self._meter.ended():

@@ -133,6 +133,16 @@ def decode_whole(data: bytes, encoding: bytes | None, limit: int) -> bytes:
     return b"".join(pieces)
 
 
+_EVENTS = (b"text/event-stream", b"application/x-ndjson", b"application/stream+json")
+
+
+def meter_for(content_type: bytes, encoding: bytes | None) -> Meter | None:
+    """The meter of an answer, None for one in which no usage can be. content_type in lower case."""
+    if content_type.startswith(b"application/json"):
+        return Meter(False, encoding)
+    return Meter(True, encoding) if content_type.startswith(_EVENTS) else None
+
+
 class Meter:
     """Collects the copy. `failed` is set when the answer could not be decoded."""
 

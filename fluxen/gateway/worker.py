@@ -53,6 +53,7 @@ class Worker:
         self._notices = Notices(f"worker {number}")
         self._pools: dict[Origin, Pool] = {}
         self._listeners: set[Listener] = set()
+        self._saying: list[Exchange] = []
         self._connecting: set[asyncio.Task[None]] = set()
         server = snapshot.config.server
         self._max_connections = -(-server.max_connections // server.workers)
@@ -98,6 +99,20 @@ class Worker:
         else:
             exchange.connected(connection)
 
+    def commit(self, exchange: Exchange) -> None:
+        """Have what the exchange has to say (`record`) written with what the others of this turn of the event loop
+        have to say, in one write; then it is told (`committed`) and goes on."""
+        self._saying.append(exchange)
+        if len(self._saying) == 1:
+            self.loop.call_soon(self._commit)
+
+    def _commit(self) -> None:
+        saying, self._saying = self._saying, []
+        said = [(exchange, record) for exchange in saying if (record := exchange.record()) is not None]
+        written = self.journal.write([record for _, record in said])
+        for (exchange, _), ok in zip(said, written, strict=True):
+            exchange.committed(ok)
+
     def notice(self, kind: str, text: str) -> None:
         self._notices.say(kind, text)
 
@@ -133,6 +148,7 @@ class Worker:
         await self._drain()
         housekeeping.cancel()
         self.wheel.stop()
+        self._commit()
         self.journal.close()
 
     async def _housekeeping(self) -> None:

@@ -10,7 +10,8 @@ or the writer is dead. Three orders make that safe for readers, who take no lock
   exists, its writer is dead. An unmatched begin therefore counts in the newest segment of its stream alone;
 - old segments are synced and unlocked strictly in order, by one thread.
 
-The event loop only writes into the page cache. That survives the death of the process, not of the machine: power loss
+The event loop commits in groups: what its requests have to say in one turn goes into one write; after it they go on.
+It only writes into the page cache. That survives the death of the process, not of the machine: power loss
 can take what was written since the last rotation (`segment_seconds`), and it shows as missing or quarantined lines.
 
 A line that can't be written (disk full, quota, any OSError) is cut off again, counted in `lost`, and serving goes on.
@@ -143,6 +144,24 @@ class Journal:
             self.error = str(error)
         self._rotate()
 
+    def write(self, records: list[Begin | End]) -> list[bool]:
+        """Several begins and ends, of different requests, with one write. Whether each of them was written.
+
+        When that write fails each record is written by itself: what fits is kept, what doesn't is counted.
+        """
+        if len(records) > 1 and self._fd >= 0 and not self._torn:
+            lines = [self._line(record) for record in records]
+            if self._put(b"".join(lines)):
+                for record, line in zip(records, lines, strict=True):
+                    if type(record) is Begin:
+                        self.open_requests[record.id] = line
+                    else:
+                        self.open_requests.pop(record.id, None)
+                if self._size >= self._limit:
+                    self._rotate()
+                return [True] * len(records)
+        return [self.begin(record) if isinstance(record, Begin) else self.end(record) for record in records]
+
     def begin(self, begin: Begin) -> bool:
         """Say that a request is about to be dispatched. False: it could not be written."""
         line = self._line(begin)
@@ -193,19 +212,23 @@ class Journal:
             return _encoder.encode(scrub(record)) + b"\n"
 
     def _append(self, line: bytes) -> bool:
-        if self._fd < 0 or (self._torn and not self._cut()):
-            self.lost += 1
-            return False
+        """Write one line, and count it if that can't be done."""
+        if self._fd >= 0 and (not self._torn or self._cut()) and self._put(line):
+            return True
+        self.lost += 1
+        return False
+
+    def _put(self, lines: bytes) -> bool:
+        """Write whole lines, all or none of them."""
         try:
-            written = os.write(self._fd, line)
+            written = os.write(self._fd, lines)
         except OSError as error:
             self.error = str(error)
         else:
-            if written == len(line):
+            if written == len(lines):
                 self._size += written
                 return True
             self.error = "short write: no space left"
-        self.lost += 1
         self._cut()
         return False
 

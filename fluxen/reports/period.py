@@ -40,12 +40,12 @@ def parse_moment(text: str, now: datetime) -> datetime:
 
 
 def parse_span(since: str | None, until: str | None, now: datetime) -> tuple[datetime | None, datetime | None]:
-    """What `--since` and `--until` name. QueryError when no moment can lie between: swapped, or equal."""
+    """What `--since` and `--until` name. QueryError when they are swapped."""
     start = parse_moment(since, now) if since is not None else None
     end = parse_moment(until, now) if until is not None else None
-    if start is not None and end is not None and start >= end:
+    if start is not None and end is not None and start > end:
         raise QueryError(
-            f"--since {since} ({show_moment(start)}) is not before --until {until} ({show_moment(end)})",
+            f"--since {since} ({show_moment(start)}) is after --until {until} ({show_moment(end)})",
             hint="the earlier moment is --since; 2d is earlier than 1d, for both are counted back from now",
         )
     return start, end

@@ -90,7 +90,7 @@ def test_a_span_that_is_reversed_is_wrong_usage(fluxen: Fluxen, data: Path, comm
     done = fluxen(*command, "--since", "1d", "--until", "2d", "--data-dir", "data")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --since 1d (")
-    assert "is not before --until 2d (" in done.stderr
+    assert "is after --until 2d (" in done.stderr
     assert not (tmp_path / "out.csv").exists()
 
 

@@ -8,9 +8,7 @@ import struct
 import threading
 import time
 
-from gateway.conftest import StartGateway
-from gateway.rig import KEY, PROVIDER_KEY, request
-from gateway.test_pools import CONFIG, Resolving, pool_of
+from gateway.test_pools import Resolving, pool_of
 
 from fluxen.gateway.timers import TimerWheel
 
@@ -60,10 +58,3 @@ def test_an_upstream_that_closes_at_once() -> None:
             over.set()
             socket.create_connection(("127.0.0.1", port)).close()
             thread.join()
-
-
-def test_a_host_that_is_no_name(gateway: StartGateway) -> None:
-    server = gateway(CONFIG.format(url="http://a..b", provider=PROVIDER_KEY, key=KEY))
-    got = server.ask(request())
-    assert got.status == 502
-    assert server.row(got)["error"] == "upstream_unreachable"
