@@ -43,7 +43,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("tags", "MAP(VARCHAR, VARCHAR)", "tags of the key and of x-fluxen-tags"),
     Column("client_request_id", "VARCHAR", "the client's own id of the request"),
     Column("user_agent", "VARCHAR", "User-Agent of the client"),
-    Column("route", "VARCHAR", "the mount, or 'unified'"),
+    Column("route", "VARCHAR", "mount or unified: the kind of route"),
     Column("endpoint", "VARCHAR", "template of the API path: no ids, no query"),
     Column("dialect", "VARCHAR", "protocol of the client: openai, anthropic or gemini"),
     Column("upstream", "VARCHAR", "name of the upstream that was chosen"),
