@@ -28,6 +28,7 @@ from fluxen.gateway.pool import Origin, Pool
 from fluxen.gateway.snapshot import Snapshot
 from fluxen.gateway.timers import TimerWheel
 from fluxen.ledger.journal import Journal
+from fluxen.ledger.record import Begin, End
 
 _LAST_WORDS = 0.3
 """Seconds between the end of accepting and the closing of idle connections: a request may be on its way on one."""
@@ -107,11 +108,29 @@ class Worker:
             self.loop.call_soon(self._commit)
 
     def _commit(self) -> None:
-        saying, self._saying = self._saying, []
-        said = [(exchange, record) for exchange in saying if (record := exchange.record()) is not None]
+        saying, self._saying = self._saying[::-1], []
+        said: list[tuple[Exchange, Begin | End]] = []
+        try:
+            while saying:
+                exchange = saying.pop()
+                record = exchange.record()
+                if record is not None:
+                    said.append((exchange, record))
+        finally:
+            if saying:  # a bug that one request meets must not hang the others: once more, without it
+                for other in (*(exchange for exchange, _ in said), *saying):
+                    self.commit(other)
         written = self.journal.write([record for _, record in said])
-        for (exchange, _), ok in zip(said, written, strict=True):
-            exchange.committed(ok)
+        self._tell([(exchange, ok) for (exchange, _), ok in zip(said, written, strict=True)][::-1])
+
+    def _tell(self, told: list[tuple[Exchange, bool]]) -> None:
+        try:
+            while told:
+                exchange, written = told.pop()
+                exchange.committed(written)
+        finally:
+            if told:
+                self.loop.call_soon(self._tell, told)
 
     def notice(self, kind: str, text: str) -> None:
         self._notices.say(kind, text)
