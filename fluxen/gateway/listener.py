@@ -129,7 +129,9 @@ class Listener(asyncio.Protocol):
         if self._closing:
             self._linger()
         elif self.exchange is None:
-            if self._partial or not self._take_known(data):
+            if self._waiting is not None:
+                self._wait(data)  # its turn is behind what already waits
+            elif self._partial or not self._take_known(data):
                 self._read_head(data)
         elif self._body_open:
             self._read_body(data)
