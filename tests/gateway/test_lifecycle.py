@@ -108,7 +108,7 @@ def begin_streams(clients: list[Client]) -> list[Client]:
 
 def rest(client: Client) -> bytes:
     data = b""
-    while b"0\r\n\r\n" not in data and not client.ended:
+    while b"\r\n0\r\n\r\n" not in data and not client.ended:
         data += client.read()
     return data
 
@@ -217,7 +217,7 @@ def test_what_does_not_end_in_time_is_cut(gateway: StartGateway, upstream: Upstr
     assert b"shutting_down" in answer.body
     assert answer.get(b"retry-after")
     for client in clients:
-        assert b"0\r\n\r\n" not in rest(client)
+        assert b"\r\n0\r\n\r\n" not in rest(client)
         client.close()
     assert server.process.wait(60) == 0
     assert time.monotonic() - seen > 0.6

@@ -136,7 +136,7 @@ def test_the_head_arrives_before_the_body_is_sent(server: Gateway, upstream: Ups
         client.send(request())
         read_until(client, b"\r\n\r\n")
         gate.open()
-        read_until(client, b"0\r\n\r\n")
+        read_until(client, b"\r\n0\r\n\r\n")
 
 
 def test_a_long_stream_is_not_cut_by_the_request_timeout(gateway: StartGateway, upstream: Upstream) -> None:
@@ -686,7 +686,7 @@ def test_upstream_breaks_mid_answer(server: Gateway, upstream: Upstream, begun: 
         rest = b""
         while more := client.read():
             rest += more
-        assert b"0\r\n\r\n" not in rest
+        assert b"\r\n0\r\n\r\n" not in rest
         if framing == "until close":
             assert client.was_reset, "a plain close would look like the end of the answer"
     row = server.row(identity(got))
@@ -744,7 +744,7 @@ def test_rows_tell_how_long_it_took(server: Gateway, upstream: Upstream) -> None
         first = time.monotonic() - sent
         time.sleep(0.3)
         halfway.open()
-        read_until(client, b"0\r\n\r\n")
+        read_until(client, b"\r\n0\r\n\r\n")
         whole = time.monotonic() - sent
     row = server.row(identity(got))
     assert row["stream"] is True
