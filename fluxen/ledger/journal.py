@@ -1,4 +1,4 @@
-"""The journal of one worker: append-only segments of JSON lines, written with one `os.write` a line.
+"""The journal of one worker: append-only segments of JSON lines, a begin and an end for each request.
 
 A segment is named `<stream>-<number>.jnl`; the stream names the writer. Its first line is a header; then come begin
 and end lines. Its writer holds an exclusive flock on it for as long as it may still write, so a free lock means: sealed
