@@ -1,7 +1,7 @@
 """Who may come in, and who may use what. Pure: a head and a snapshot in, a caller or a Fault out.
 
 A client key comes as `Authorization: Bearer`, `x-api-key`, `x-goog-api-key`, `api-key` or `?key=`; never two of them.
-In open mode (no api_keys) whoever is on this machine may call, except a web page.
+In open mode (no client keys) whoever is on this machine may call, except a web page.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from urllib.parse import unquote_to_bytes
 from fluxen.gateway.head import FETCH_SITE, ORIGIN, RequestHead
 from fluxen.gateway.routes import Route, Upstream, speaks_for_credential
 from fluxen.gateway.snapshot import ClientKey, Snapshot
-
-OPEN: Final = ClientKey("")
-"""Whoever calls in open mode."""
 
 _LOCAL_HOSTS: Final = (b"localhost", b"127.0.0.1", b"[::1]")
 
@@ -38,7 +35,7 @@ def identify(snapshot: Snapshot, head: RequestHead, key_parameter: bytes | None,
     if key_parameter is not None and (head.credential is not None or key_twice):
         return _TWO
     if snapshot.keys is None:
-        return _open_mode_fault(head) or OPEN
+        return _open_mode_fault(head) or snapshot.everyone
     if key_parameter is not None:
         token = unquote_to_bytes(key_parameter)
     elif head.credential is not None:
@@ -52,7 +49,7 @@ def may_use(snapshot: Snapshot, key: ClientKey, route: Route, upstream: Upstream
     """Why this caller may not send this request to this upstream. presented: it carries a credential."""
     if key.upstreams is not None and upstream.name not in key.upstreams:
         return Fault(403, "upstream_not_allowed", f"this key may not use the upstream {upstream.name}")
-    if key is not OPEN or upstream.credential is not None or not presented:
+    if not snapshot.open_mode or upstream.credential is not None or not presented:
         return None
     # The client's own credential goes on, so it must be meant for this upstream.
     if speaks_for_credential(route, upstream) and (route.kind == "mount" or snapshot.router.sole_or_home(upstream)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fluxen.gateway.admission import OPEN, Fault, identify, may_use
+from fluxen.gateway.admission import Fault, identify, may_use
 from fluxen.gateway.head import (
     CLIENT_REQUEST_ID,
     CONTENT_ENCODING,
@@ -138,7 +138,7 @@ class Opening:
         fault = may_use(self._snapshot, key, route, upstream, self.presented)
         if fault is not None:
             return fault
-        own = upstream.credential is None and key is OPEN  # the client's own credential goes on as it is
+        own = upstream.credential is None and self._snapshot.open_mode  # the client's own credential goes on as it is
         path = upstream.path(self.path, unified=True) if route.kind == "unified" else route.path
         target = path + (head.target[len(self.path) :] if own else self.query)
         credential = None if upstream.credential is None else (upstream.credential_header, upstream.credential)

@@ -38,6 +38,10 @@ class ClientKey:
     upstreams: frozenset[str] | None = None
 
 
+OPEN: Final = ClientKey("")
+"""Whoever calls in open mode, if nobody says who that is."""
+
+
 class KeyIndex:
     """Client keys by a keyed hash: a look-up takes the same time whatever was guessed, and no key is kept."""
 
@@ -62,7 +66,7 @@ class KeyIndex:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that requests need to know. keys is None in open mode."""
+    """All that requests need to know. keys is None in open mode; then every caller is `everyone`."""
 
     config: schema.Config
     keys: KeyIndex | None
@@ -71,21 +75,24 @@ class Snapshot:
     max_body: int
     body_memory: int
     warnings: tuple[str, ...] = field(default=())
+    everyone: ClientKey = OPEN
 
     @property
     def open_mode(self) -> bool:
         return self.keys is None
 
 
-def build(loaded: Loaded, env: Mapping[str, str]) -> Snapshot:
-    """Compile a configuration. Raises ConfigError with every problem."""
+def build(loaded: Loaded, env: Mapping[str, str], everyone: ClientKey | None = None) -> Snapshot:
+    """Compile a configuration. everyone: open mode whatever api_keys say, and who every caller is; what it says goes
+    into rows. Raises ConfigError with every problem."""
     config = loaded.config
+    is_open = everyone is not None or config.open_mode
     catalogue = load_catalogue()
     problems: list[str] = []
     upstreams: list[Upstream] = []
     for name, section in _sections(config, catalogue, env).items():
         try:
-            upstreams.append(_upstream(config, name, section, catalogue, env))
+            upstreams.append(_upstream(config, name, section, catalogue, env, is_open))
         except ConfigError as error:
             problems.append(loaded.problem(("upstreams", name), error.message))
     proxied = [upstream for upstream in upstreams if _behind_proxy(upstream.origin, env)]
@@ -97,15 +104,16 @@ def build(loaded: Loaded, env: Mapping[str, str]) -> Snapshot:
         )
     if problems:
         raise ConfigError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} with upstreams", tuple(problems))
-    keys = None if config.api_keys is None else KeyIndex(config.api_keys.static)
+    keys = None if is_open or config.api_keys is None else KeyIndex(config.api_keys.static)
     return Snapshot(
         config=config,
         keys=keys,
-        router=Router(upstreams, dialects(), catalogue, tells=config.open_mode),
+        router=Router(upstreams, dialects(), catalogue, tells=is_open),
         upstreams=tuple(upstreams),
         max_body=config.server.max_body,
         body_memory=config.server.body_memory,
         warnings=loaded.warnings,
+        everyone=everyone or OPEN,
     )
 
 
@@ -127,6 +135,7 @@ def _upstream(
     section: schema.Upstream,
     catalogue: Mapping[str, Provider],
     env: Mapping[str, str],
+    is_open: bool,
 ) -> Upstream:
     known = provider_of_upstream(name, section.target_url, catalogue)
     target = section.target_url or (known.base_url if known else None)
@@ -142,7 +151,7 @@ def _upstream(
     port = parts.port or _PORTS[parts.scheme]
     host = parts.hostname or ""
     shown = f"[{host}]" if ":" in host else host
-    credential, credential_name = _credential(config, name, section, known, env)
+    credential, credential_name = _credential(name, section, known, env if is_open else {})
     limits = config.upstreams.timeouts(section)
     return Upstream(
         name=name,
@@ -166,12 +175,12 @@ def _upstream(
 
 
 def _credential(
-    config: schema.Config, name: str, section: schema.Upstream, known: Provider | None, env: Mapping[str, str]
+    name: str, section: schema.Upstream, known: Provider | None, env: Mapping[str, str]
 ) -> tuple[str | None, str | None]:
     """The provider's key and what to call it in rows: never the key itself."""
     if section.api_key is not None:
         return section.api_key.reveal(), section.api_key.reference or name
-    if config.open_mode and known is not None and section.target_url is None:
+    if known is not None and section.target_url is None:
         for variable in known.env:
             if value := env.get(variable, "").strip():
                 if not all("\x21" <= character <= "\x7e" for character in value):

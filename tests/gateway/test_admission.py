@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from gateway.conftest import StartGateway
 from gateway.rig import KEY, OK, Answer, Client, Connection, Gateway, Request, Upstream, request
 
 from fluxen.config.load import load_config
-from fluxen.gateway.snapshot import build
+from fluxen.gateway.head import HeaderKinds
+from fluxen.gateway.opening import Forward, Opening, Openings
+from fluxen.gateway.snapshot import ClientKey, Snapshot, build
 
 Upstreams = Callable[[str], Upstream]
 
@@ -517,3 +520,56 @@ def test_clients_do_not_share_what_a_head_means(server: Gateway, upstreams: Upst
     with server.connect() as client:
         for key, name in ((KEY, "me"), (OTHER_KEY, "other"), (KEY, "me")):
             assert server.row(as_whom(client, key, PATHS["openai"]))["key_id"] == name
+
+
+# --- everybody is somebody (`fluxen run`)
+
+
+def meaning(snapshot: Snapshot, raw: bytes) -> Opening:
+    """What a request's head means: the first time, and again from memory."""
+    openings = Openings(snapshot, HeaderKinds())
+    head = raw.partition(b"\r\n\r\n")[0]
+    first, _ = openings.find(head)
+    again, _ = openings.find(head)
+    assert first.fault is not None or again is first
+    return again
+
+
+def test_everyone_is_who_was_named_whatever_api_keys_say(tmp_path: Path) -> None:
+    path = tmp_path / "fluxen.yaml"
+    path.write_text(f"upstreams: {{openai: , anthropic: }}\napi_keys: {{static: [{{id: me, key: {KEY}}}]}}\n")
+    loaded = load_config(path, {})
+    everyone = ClientKey("", team="blue", project="shop", tags={"run": "r-1"})
+    snapshot = build(loaded, {"OPENAI_API_KEY": "sk-env"}, everyone)
+    assert snapshot.open_mode
+    for carried in (None, b"Authorization: Bearer sk-mine", b"Authorization: Bearer " + KEY.encode()):
+        opening = meaning(snapshot, request(PATHS["openai"], key=carried, headers=[b"x-fluxen-tags: run=forged,a=b"]))
+        assert (opening.fault, opening.known, opening.key, opening.key_id) == (None, True, everyone, None)
+        assert opening.tags == {"run": "r-1", "a": "b"}
+        sent = opening.forward(snapshot.upstreams[0])
+        assert isinstance(sent, Forward)
+        assert b"Bearer sk-env\r\n" in sent.before + (sent.after or b"")
+        assert b"sk-mine" not in sent.before + (sent.after or b"")
+    # Nobody configured a key for this one: the client's own goes on, to it and to no other.
+    name, value = CREDENTIAL["anthropic"]
+    opening = meaning(snapshot, request(PATHS["anthropic"], key=name + b": " + value))
+    sent = opening.forward(snapshot.upstreams[1])
+    assert isinstance(sent, Forward)
+    assert value in sent.before + (sent.after or b"")
+    refused = meaning(snapshot, request(b"/anthropic/v1/chat/completions")).fault
+    assert refused is not None
+    assert refused.code == "credential_not_forwarded"
+    for unwanted in (request(host=b"attacker.example"), request(headers=[b"Origin: http://localhost"])):
+        refused = meaning(snapshot, unwanted).fault
+        assert refused is not None
+        assert refused.status == 403
+    assert not build(loaded, {}).open_mode
+
+
+def test_what_everyone_may_use_is_what_the_key_says() -> None:
+    snapshot = build(load_config(None, {}), {}, ClientKey("demo", upstreams=frozenset({"openai"})))
+    assert meaning(snapshot, request(PATHS["openai"])).key_id == "demo"
+    assert meaning(snapshot, request(PATHS["openai"])).fault is None
+    refused = meaning(snapshot, request(b"/anthropic/v1/messages", key=None)).fault
+    assert refused is not None
+    assert refused.code == "upstream_not_allowed"
