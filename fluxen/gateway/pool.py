@@ -28,12 +28,15 @@ class Origin(NamedTuple):
 
 
 class Pool:
-    """The connections of a worker to one origin, the most recently used first. Outlives reloads."""
+    """The connections of a worker to one origin, the most recently used first. Outlives reloads.
 
-    def __init__(self, origin: Origin, wheel: TimerWheel) -> None:
+    tls: what HTTPS connections are made with; None: they are plain.
+    """
+
+    def __init__(self, origin: Origin, wheel: TimerWheel, tls: ssl.SSLContext | None = None) -> None:
         self.origin = origin
         self.wheel = wheel
-        self.tls = _tls(origin.ca_file) if origin.scheme == "https" else None
+        self.tls = tls
         self.connections: set[UpstreamConnection] = set()
         self._idle: deque[UpstreamConnection] = deque()
 
@@ -112,9 +115,3 @@ class Pool:
 def _close_late(task: asyncio.Task[UpstreamConnection]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().abandon()
-
-
-def _tls(ca_file: str | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=ca_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context

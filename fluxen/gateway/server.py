@@ -7,19 +7,28 @@ from collections.abc import Callable, Mapping
 
 from fluxen.config.load import Loaded
 from fluxen.errors import LedgerError
-from fluxen.gateway import worker
-from fluxen.gateway.snapshot import Snapshot, build
+from fluxen.gateway import unpacked, worker
+from fluxen.gateway.certificates import Authorities
+from fluxen.gateway.snapshot import ClientKey, Snapshot, build
 from fluxen.gateway.supervisor import Supervisor
 from fluxen.ledger.journal import probe
 
 
-def serve(loaded: Loaded, env: Mapping[str, str], started: Callable[[Snapshot, str, int], None]) -> None:
+def serve(
+    loaded: Loaded,
+    env: Mapping[str, str],
+    started: Callable[[Snapshot, str, int], None],
+    *,
+    everyone: ClientKey | None = None,
+    parent: int | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    started(snapshot, host, port) is called once connections are accepted. Raises ConfigError, AddressInUseError,
-    LedgerError.
+    started(snapshot, host, port) is called once connections are accepted. everyone: open mode whatever api_keys say,
+    and rows name every caller so. parent: the PID of the process that forked this one; the end of it ends this one,
+    too. Raises ConfigError, AddressInUseError, LedgerError.
     """
-    snapshot = build(loaded, env)
+    snapshot = build(loaded, env, everyone)
     config = snapshot.config
     folder = config.data_dir
     try:
@@ -27,18 +36,32 @@ def serve(loaded: Loaded, env: Mapping[str, str], started: Callable[[Snapshot, s
     except OSError as error:
         raise LedgerError(f"can't make the data folder {folder}: {error.strerror}", hint="check data_dir") from error
     probe(folder / "ledger")
+    authorities = Authorities(env)
+    for upstream in snapshot.upstreams:
+        if upstream.origin.scheme == "https":
+            authorities.context(upstream.origin.ca_file)
+    temporary = unpacked.folder()
+    if temporary is not None:
+        unpacked.hold(temporary)
+        parent = parent or os.getppid()
     server = config.server
-    supervisor = Supervisor(server.host, server.port, server.workers, server.shutdown_timeout_ms / 1000)
+    supervisor = Supervisor(server.host, server.port, server.workers, server.shutdown_timeout_ms / 1000, parent)
     supervisor.run(
-        lambda number, listening, life: worker.run(snapshot, number, folder, listening, life),
-        lambda life: _compact(snapshot, life),
+        lambda number, listening, life: worker.run(snapshot, authorities, number, folder, listening, life),
+        lambda life: _compact(snapshot, life, resident=temporary is not None),
         lambda: started(snapshot, *supervisor.address),
     )
+    if temporary is not None and supervisor.orphaned:
+        unpacked.remove(temporary)
 
 
-def _compact(snapshot: Snapshot, life: int) -> None:
-    """The body of the compactor process: the only one that imports duckdb."""
+def _compact(snapshot: Snapshot, life: int, *, resident: bool) -> None:
+    """The body of the compactor process: the only one that imports duckdb. resident: it can't be imported again."""
     from fluxen.ledger import process
 
     os.nice(5)
-    process.run(snapshot.config.data_dir / "ledger", snapshot.config.ledger, life)
+    ledger = snapshot.config.data_dir / "ledger"
+    if resident:
+        unpacked.keep("compactor", lambda stop: process.run(ledger, snapshot.config.ledger, stop), life)
+    else:
+        process.run(ledger, snapshot.config.ledger, life)

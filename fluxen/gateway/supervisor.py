@@ -6,7 +6,7 @@ compactor are forked children, so that they share the memory of what is imported
 event loop, which is what makes forking safe.
 
 Every child holds the reading end of a pipe whose writing end is only here. However the supervisor ends, the pipe
-closes, and the children finish what they do and end, too.
+closes, and the children finish what they do and end, too. It may itself be bound to the process that started it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _RESTART_MOST = 5.0
 _YOUNG = 10.0
 _GRACE = 5.0  # seconds beyond shutdown_timeout_ms until a worker that does not end is killed
 _COMPACTOR_GRACE = 20.0
+_PARENT_SECONDS = 1.0  # between two looks at whether the parent still lives
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
 _STOP = (signal.SIGTERM, signal.SIGINT)
 
@@ -79,13 +80,17 @@ class Child:
 
 
 class Supervisor:
-    """Runs until SIGTERM or SIGINT, then ends its children in order: workers first, the compactor last."""
+    """Runs until SIGTERM or SIGINT, then ends its children in order: workers first, the compactor last.
 
-    def __init__(self, host: str, port: int, workers: int, shutdown_seconds: float) -> None:
+    parent: end, too, when this process is no longer the parent.
+    """
+
+    def __init__(self, host: str, port: int, workers: int, shutdown_seconds: float, parent: int | None = None) -> None:
         _raise_file_limit()
         self.sockets = bind(host, port, workers)
         self.address: tuple[str, int] = self.sockets[0].getsockname()[:2]
         self._shutdown_seconds = shutdown_seconds
+        self._parent = parent
         self._life, self._held = os.pipe()
         self._workers: list[Child] = []
         self._compactor: Child | None = None
@@ -109,7 +114,7 @@ class Supervisor:
         for child in (self._compactor, *self._workers):
             self._start(child)
         started()
-        while self._signals.wait(self._next_due()) not in _STOP:
+        while not self.orphaned and self._signals.wait(self._next_look()) not in _STOP:
             self._reap()
             for child in (self._compactor, *self._workers):
                 if child.due and child.due <= time.monotonic():
@@ -143,10 +148,18 @@ class Supervisor:
             sys.stderr.flush()
             os._exit(code)
 
-    def _next_due(self) -> float | None:
+    @property
+    def orphaned(self) -> bool:
+        """Whether the process this one should end with is gone."""
+        return self._parent is not None and os.getppid() != self._parent
+
+    def _next_look(self) -> float | None:
+        """Seconds until there is something to do without a signal."""
         assert self._compactor is not None
-        due = [child.due for child in (self._compactor, *self._workers) if child.due]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        due = [child.due - time.monotonic() for child in (self._compactor, *self._workers) if child.due]
+        if self._parent is not None:
+            due.append(_PARENT_SECONDS)
+        return max(0.0, min(due)) if due else None
 
     def _reap(self) -> None:
         """Note the dead, and when their successors are due."""

@@ -19,6 +19,7 @@ from pathlib import Path
 import uvloop
 
 from fluxen.gateway.accountant import Accountant
+from fluxen.gateway.certificates import Authorities
 from fluxen.gateway.exchange import Exchange
 from fluxen.gateway.head import HeaderKinds
 from fluxen.gateway.listener import Listener
@@ -38,8 +39,16 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 class Worker:
     """What listeners and exchanges of one process share."""
 
-    def __init__(self, snapshot: Snapshot, number: int, journal: Journal, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        authorities: Authorities,
+        number: int,
+        journal: Journal,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self.snapshot = snapshot
+        self.authorities = authorities
         self.number = number
         self.journal = journal
         self.loop = loop
@@ -79,7 +88,8 @@ class Worker:
     def pool(self, origin: Origin) -> Pool:
         pool = self._pools.get(origin)
         if pool is None:
-            pool = self._pools[origin] = Pool(origin, self.wheel)
+            tls = self.authorities.context(origin.ca_file) if origin.scheme == "https" else None
+            pool = self._pools[origin] = Pool(origin, self.wheel, tls)
         return pool
 
     def connect(self, exchange: Exchange, pool: Pool, limit: float) -> None:
@@ -211,7 +221,9 @@ class Worker:
         await asyncio.sleep(0)
 
 
-def run(snapshot: Snapshot, number: int, data_dir: Path, listening: socket.socket, life: int) -> None:
+def run(
+    snapshot: Snapshot, authorities: Authorities, number: int, data_dir: Path, listening: socket.socket, life: int
+) -> None:
     """The body of a worker process. life: the reading end of a pipe that the supervisor holds open."""
     _keep_freed_memory()
     ledger = snapshot.config.ledger
@@ -221,7 +233,7 @@ def run(snapshot: Snapshot, number: int, data_dir: Path, listening: socket.socke
     loop = uvloop.new_event_loop()
     try:
         asyncio.set_event_loop(loop)
-        loop.run_until_complete(Worker(snapshot, number, journal, loop).serve(listening, life))
+        loop.run_until_complete(Worker(snapshot, authorities, number, journal, loop).serve(listening, life))
     finally:
         loop.close()
 

@@ -37,6 +37,7 @@ from gateway.rig import (
 )
 
 from fluxen.config.load import load_config
+from fluxen.gateway.certificates import Authorities
 from fluxen.gateway.listener import Listener
 from fluxen.gateway.snapshot import build
 from fluxen.gateway.supervisor import bind
@@ -270,7 +271,7 @@ def test_a_worker_that_is_told_to_end_before_it_begins(tmp_path: Path, upstream:
         life, held = os.pipe()
         os.close(held)
         loop = uvloop.new_event_loop()
-        worker = Worker(snapshot, turn, journal, loop)
+        worker = Worker(snapshot, Authorities({}), turn, journal, loop)
 
         if late:
             loop.call_soon(send_once_told, worker, clients)
@@ -301,7 +302,7 @@ def test_not_ready_while_it_ends(tmp_path: Path, upstream: Upstream) -> None:
 
     async def run() -> list[bytes]:
         loop = asyncio.get_running_loop()
-        worker = Worker(snapshot, 0, Journal(tmp_path / "data" / "ledger", "node", 0), loop)
+        worker = Worker(snapshot, Authorities({}), 0, Journal(tmp_path / "data" / "ledger", "node", 0), loop)
         server = await loop.create_server(lambda: Listener(worker), "127.0.0.1", 0)
         answers = []
         for worker.draining in (False, True):

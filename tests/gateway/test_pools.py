@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -415,10 +414,3 @@ def test_no_address_answers() -> None:
         connect_to(("127.0.0.1",), port, 0.3)
     with deaf() as port, pytest.raises(TimeoutError):
         connect_to(("127.0.0.1", "127.0.0.1"), port, 0.6)
-
-
-def test_authorities_are_checked_when_the_pool_is_made(tmp_path: Any) -> None:
-    empty = tmp_path / "ca.pem"
-    empty.write_text("")
-    with pytest.raises(ssl.SSLError):
-        Pool(Origin("https", "localhost", 1, str(empty)), TimerWheel())

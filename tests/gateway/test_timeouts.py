@@ -34,6 +34,7 @@ from gateway.rig import (
 )
 
 from fluxen.config.load import load_config
+from fluxen.gateway.certificates import Authorities
 from fluxen.gateway.listener import (
     BODY_TICKS,
     HEAD_TICKS,
@@ -383,7 +384,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     config.write_text(CONFIG.format(url=f"http://127.0.0.1:{port}", refused=1, full=1))
     snapshot = build(load_config(config, {"FLUXEN_DATA_DIR": str(tmp_path / "data")}), {})
     journal = Journal(tmp_path / "data" / "ledger", "node", 0)
-    worker = Worker(snapshot, 0, journal, loop)
+    worker = Worker(snapshot, Authorities({}), 0, journal, loop)
     server = await loop.create_server(lambda: Listener(worker), "127.0.0.1", 0)
     here = Bench(worker, server.sockets[0].getsockname()[1], tmp_path / "data" / "ledger")
     try:
