@@ -13,38 +13,6 @@ from shared import Fluxen
 
 from fluxen import __version__
 
-HEAVY = (
-    "duckdb",
-    "aiohttp",
-    "uvloop",
-    "yaml",
-    "pydantic",
-    "rich",
-    "asyncio",
-    "msgspec",
-    "fluxen.gateway",
-    "fluxen.ledger",
-)
-
-
-def imported_by(statement: str) -> set[str]:
-    code = f"import sys; {statement}; print(*sys.modules)"
-    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
-
-
-def test_the_command_line_imports_nothing_heavy() -> None:
-    """A fact instead of a time: these cost 20 to 220 ms each, and `--help` needs none of them."""
-    loaded = imported_by("import fluxen_cli.app; fluxen_cli.app.build()")
-    assert [name for name in HEAVY if name in loaded] == []
-    assert "typer" in loaded  # the list above would be empty, too, if nothing had been imported
-
-
-def test_version_imports_not_even_typer() -> None:
-    loaded = imported_by("sys.argv[1:] = ['--version']; import fluxen_cli.__main__ as m; m.main()")
-    assert {name for name in loaded if name.partition(".")[0] in ("fluxen", "fluxen_cli", "typer")} == {
-        "fluxen", "fluxen_cli", "fluxen_cli.__main__",
-    }  # fmt: skip
-
 
 @pytest.mark.parametrize("arguments", [["--version"], ["-V"], ["--version", "serve"]])
 def test_version(fluxen: Fluxen, arguments: list[str]) -> None:
