@@ -62,8 +62,9 @@ bench: $(VENV)/.installed-dev
 dist: $(VENV)/.installed
 	$(BIN)/python -m hatchling build -d dist
 
-# Resolve anew (needs uv): the two locks are the only versions that are installed anywhere.
+# Resolve anew (needs uv): these locks are the only versions that are installed anywhere.
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -q
 lock:
 	$(LOCK) --extra build -o requirements.lock
 	$(LOCK) --extra build --extra dev -c requirements.lock -o tests/requirements.lock
+	$(LOCK) --extra build --extra freeze -c requirements.lock -o packaging/requirements.lock
