@@ -1,7 +1,7 @@
-"""Where the data is, for a command that only reads: without checking the configuration and without its secrets.
+"""Where data and gateway are, for a command that only reads: without checking the configuration and its secrets.
 
 `fluxen report` runs in a shell that has no provider keys, perhaps beside a file somebody is just editing. All it needs
-of that file is `data_dir`.
+of that file is `data_dir`; all that `fluxen health` needs is `server.bind_address`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,38 @@ from pathlib import Path
 
 from fluxen.config.document import MAX_BYTES, read_document
 from fluxen.config.paths import expand
-from fluxen.config.values import substitute
+from fluxen.config.values import Address, parse_address, substitute
 from fluxen.errors import ConfigError
 
 
 def written_data_dir(file: Path, env: Mapping[str, str]) -> Path | None:
     """`data_dir` of a configuration that need not be valid otherwise."""
+    hint = "or name it: --data-dir"
+    value = _read(file, "data_dir", hint).get("data_dir")
+    if not isinstance(value, str) or not value:
+        return None
+    try:
+        text = substitute(value, env)
+    except ValueError as error:
+        raise ConfigError(f"{file}: data_dir: {error}", hint=hint) from None
+    return file.parent.absolute() / expand(text)
+
+
+def written_bind_address(file: Path, env: Mapping[str, str]) -> Address | None:
+    """`server.bind_address` of such a configuration."""
+    hint = "or name it: --url"
+    server = _read(file, "bind_address", hint).get("server")
+    value = server.get("bind_address") if isinstance(server, dict) else None
+    if value is None:
+        return None
+    try:
+        return parse_address(substitute(str(value), env))
+    except ValueError as error:
+        raise ConfigError(f"{file}: server.bind_address: {error}", hint=hint) from None
+
+
+def _read(file: Path, wanted: str, hint: str) -> dict[str, object]:
+    """The top of the file; empty when it is no mapping."""
     try:
         with file.open("rb") as stream:
             document = read_document(stream.read(MAX_BYTES + 1))
@@ -24,12 +50,5 @@ def written_data_dir(file: Path, env: Mapping[str, str]) -> Path | None:
         raise ConfigError(f"can't read {file}: {error.strerror}") from error
     if document.value is None and document.problems:
         lines = tuple(problem.render(str(file)) for problem in document.problems)
-        raise ConfigError(f"{file} can't be read, so its data_dir is not known", lines, hint="or name it: --data-dir")
-    value = document.value.get("data_dir") if isinstance(document.value, dict) else None
-    if not isinstance(value, str) or not value:
-        return None
-    try:
-        text = substitute(value, env)
-    except ValueError as error:
-        raise ConfigError(f"{file}: data_dir: {error}", hint="or name it: --data-dir") from None
-    return file.parent.absolute() / expand(text)
+        raise ConfigError(f"{file} can't be read, so its {wanted} is not known", lines, hint=hint)
+    return document.value if isinstance(document.value, dict) else {}
