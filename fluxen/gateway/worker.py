@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import encodings.idna  # noqa: F401 - for host names; imported late it would need a file that may be gone by then
 import gc
 import os
 import signal

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import os
 import signal
+import socket
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import brotli
 import pytest
-from gateway.rig import until
+import zstandard
+from gateway.conftest import StartGateway
+from gateway.rig import KEY, OK_BODY, PROVIDER_KEY, Upstream, answer, request, until
 
 from fluxen.gateway import unpacked
 
@@ -110,3 +116,54 @@ def test_a_held_folder_is_locked_and_can_be_removed(tmp_path: Path) -> None:
     assert not folder.exists()
     os.close(held)
     os.close(other)
+
+
+SPY = """
+import os, sys
+told = os.open(os.environ["IMPORTS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+def spy(event, arguments):
+    if event == "import":
+        os.write(told, f"{os.getpid()} {arguments[0]}\\n".encode())
+sys.addaudithook(spy)
+"""
+CONFIG = """
+version: 1
+server: {{bind_address: "127.0.0.1:0"}}
+upstreams:
+  openai: {{target_url: "http://localhost:{port}", api_key: "{provider}"}}
+  nobody: {{target_url: "https://localhost:{dead}", dialect: openai, api_key: "{provider}"}}
+api_keys:
+  static: [{{id: me, key: "{key}"}}]
+"""
+ENCODED = {b"identity": OK_BODY, b"gzip": gzip.compress(OK_BODY), b"deflate": zlib.compress(OK_BODY),
+           b"br": brotli.compress(OK_BODY), b"zstd": zstandard.compress(OK_BODY)}  # fmt: skip
+
+
+def test_a_worker_imports_nothing_once_it_serves(tmp_path: Path, gateway: StartGateway, upstream: Upstream) -> None:
+    (tmp_path / "spy").mkdir()
+    (tmp_path / "spy" / "sitecustomize.py").write_text(SPY)
+    imports = tmp_path / "imports"
+    with socket.create_server(("127.0.0.1", 0)) as dead:
+        port = dead.getsockname()[1]
+    config = CONFIG.format(port=upstream.port, dead=port, provider=PROVIDER_KEY, key=KEY)
+    server = gateway(config, env={"PYTHONPATH": str(tmp_path / "spy"), "IMPORTS": str(imports)})
+    before = imports.read_text()
+    assert f"{server.process.pid} uvloop\n" in before
+
+    for encoding, body in ENCODED.items():
+        upstream.plays(lambda c, _, b=body, e=encoding: c.send(answer(b, headers=[b"Content-Encoding: " + e])))
+        got = server.ask(request())
+        assert (got.status, server.row(got)["usage_source"]) == (200, "reported")
+    stream = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\ndata: [DONE]\n\n'
+    upstream.plays(lambda c, _: c.send(answer(stream, kind=b"text/event-stream")))
+    assert server.ask(request(body=b'{"model":"m","stream":true}')).status == 200
+    upstream.plays(lambda c, _: c.reset())
+    assert server.ask(request()).status == 502
+    assert server.ask(request(b"/nobody/v1/chat/completions")).status == 502
+    assert server.ask(request(key=b"Authorization: Bearer wrong")).status == 401
+    assert server.ask(request(b"/openai/%2e%2e/x")).status == 400
+    server.rows(at_least=len(ENCODED) + 3)
+
+    worker = server.children()["worker 0"]
+    late = imports.read_text().removeprefix(before)
+    assert [line for line in late.splitlines() if line.startswith(f"{worker} ")] == []
