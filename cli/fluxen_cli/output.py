@@ -89,8 +89,13 @@ def visible(text: str) -> str:
 
 def emit_json(answer: Mapping[str, object]) -> None:
     """One JSON object. Money is text (a double loses pico-dollars), times end in Z, what is unknown is null."""
-    emit(json.dumps({"schema_version": SCHEMA_VERSION, **answer}, default=_json, ensure_ascii=False, allow_nan=False))
-    emit("\n")
+    emit(json_text(answer))
+
+
+def json_text(answer: Mapping[str, object]) -> str:
+    """The same object as a line of text, for a file."""
+    whole = {"schema_version": SCHEMA_VERSION, **answer}
+    return json.dumps(whole, default=_json, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def emit_csv(columns: Sequence[str], rows: Rows) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from fluxen_cli import output
 from fluxen_cli.places import ConfigFile, DataDir, ledger_folder
+from fluxen_cli.tags import parse_tags
 
 BY = (
     "Group by one or more of: hour, day, month, model, model_asked, upstream, credential, key, team, project, route, "
@@ -27,6 +28,9 @@ def costs(
     since: Annotated[str | None, typer.Option(help=f"Requests from this moment on: {MOMENT}")] = None,
     until: Annotated[str | None, typer.Option(help="Requests before this moment; written like --since.")] = None,
     by: Annotated[str, typer.Option(help=BY)] = "model",
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="Only requests with this tag. Repeatable.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Show this many rows; the total covers all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON; money as text, exact.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV without a total; money exact.")] = False,
@@ -48,11 +52,12 @@ def costs(
         raise typer.BadParameter("--json and --csv exclude each other")
     start, end = parse_span(since, until, datetime.now(UTC))
     dimensions = parse_by(by)
+    tags = parse_tags(tag or ())
     folder = ledger_folder(data_dir, config)
 
     from fluxen.ledger.reader import Reader
 
-    found = ask(Reader(folder), since=start, until=end, by=dimensions, limit=limit)
+    found = ask(Reader(folder), since=start, until=end, by=dimensions, tags=tags, limit=limit)
     if as_json:
         output.emit_json(
             {
@@ -60,6 +65,7 @@ def costs(
                 "since": show_moment(start) if start else None,
                 "until": show_moment(end) if end else None,
                 "by": found.by,
+                "tags": tags,
                 "rows": [dict(zip(found.columns, row, strict=True)) for row in found.rows],
                 "more_rows": found.more,
                 "totals": dict(zip(MEASURES, found.totals, strict=True)),
@@ -75,6 +81,6 @@ def costs(
         labels = ["total", *[""] * (len(found.by) - 1)][: len(found.by)]
         output.emit_table(found.columns, found.rows, [*labels, *found.totals] if found.by else None)
     else:
-        output.note("no requests" + (" in this time" if start or end else " yet"))
+        output.note("no requests" + (" like this" if tags else " in this time" if start or end else " yet"))
     for line in found.notes:
         output.note(line)

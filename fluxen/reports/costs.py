@@ -9,7 +9,7 @@ its usage source is `none`, and that is known.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -119,22 +119,27 @@ def costs(
     since: datetime | None = None,
     until: datetime | None = None,
     by: Sequence[str] = ("model",),
+    tags: Mapping[str, str] | None = None,
     limit: int | None = None,
 ) -> CostReport:
-    """Sum the requests that arrived in [since, until) by the given dimensions."""
+    """Sum the requests that arrived in [since, until), and have all of `tags`, by the given dimensions."""
     names = tuple(dict.fromkeys(by))
     expressions, parameters = _expressions(names)
-    window, bounds = _window(since, until)
+    conditions, bounds = _window(since, until)
+    tagged = ["tags[?] = ?"] * len(tags or {})
+    wanted: list[object] = [word for pair in (tags or {}).items() for word in pair]
     groups = "".join(f"{expression} AS d{index}, " for index, expression in enumerate(expressions))
     measures = ", ".join(f"{sql} AS {name}" for name, sql in (_MEASURES | _HIDDEN).items())
     grouped = f"GROUP BY {', '.join(str(index + 1) for index in range(len(names)))}" if names else ""
     # One statement, so that a request is either in flight or finished, not both or neither. The left join gives a
     # row even when there is no group.
     sql = (
-        f"SELECT (SELECT count(*) FROM in_flight {window}) AS in_flight, g.* FROM (SELECT 1 AS one) AS o "
-        f"LEFT JOIN (SELECT {groups}{measures} FROM requests {grouped}) AS g ON true ORDER BY {_order(names)}"
+        f"SELECT (SELECT count(*) FROM in_flight {_where(conditions + tagged)}) AS in_flight, g.* "
+        f"FROM (SELECT 1 AS one) AS o LEFT JOIN (SELECT {groups}{measures} FROM requests {_where(tagged)} {grouped}) "
+        f"AS g ON true ORDER BY {_order(names)}"
     )
-    found: list[tuple[Any, ...]] = reader.query(sql, [*bounds, *parameters], since=since, until=until).rows
+    given = [*bounds, *wanted, *parameters, *wanted]
+    found: list[tuple[Any, ...]] = reader.query(sql, given, since=since, until=until).rows
     width = len(names) + len(MEASURES)
     groups_found = [row for row in found if row[1 + len(names)]]
     columns = list(zip(*groups_found, strict=True)) or [()] * (1 + width + len(_HIDDEN))
@@ -178,15 +183,19 @@ def _expressions(names: Sequence[str]) -> tuple[list[str], list[object]]:
     return expressions, parameters
 
 
-def _window(since: datetime | None, until: datetime | None) -> tuple[str, list[object]]:
-    """The WHERE clause over open requests; the column is a TIMESTAMP without zone that means UTC."""
+def _window(since: datetime | None, until: datetime | None) -> tuple[list[str], list[object]]:
+    """Conditions on open requests, and their parameters; the column is a TIMESTAMP without zone that means UTC."""
     conditions: list[str] = []
     bounds: list[object] = []
     for moment, condition in ((since, "ts >= ?"), (until, "ts < ?")):
         if moment is not None:
             conditions.append(condition)
             bounds.append(moment.astimezone(UTC).replace(tzinfo=None))
-    return (f"WHERE {' AND '.join(conditions)}" if conditions else ""), bounds
+    return conditions, bounds
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f"WHERE {' AND '.join(conditions)}" if conditions else ""
 
 
 def _order(names: tuple[str, ...]) -> str:

@@ -142,6 +142,16 @@ def test_by_tag_takes_any_name(ledger: Path) -> None:
     assert list(table(costs(Reader(ledger), by=["tag:x'] FROM requests --"]))) == [None]
 
 
+def test_only_what_has_all_of_the_tags(ledger: Path) -> None:
+    reader = Reader(ledger)
+    found = costs(reader, by=["tag:customer", "key"], tags={"customer": "o'neil"}, since=T0)
+    assert [row[:3] for row in found.rows] == [("o'neil", "a", 1)]
+    assert found.totals[MEASURES.index("cost_usd")] == Decimal("0.999999999999")
+    assert found.in_flight == 0  # the one in flight has no tags
+    none = costs(reader, tags={"customer": "acme", "other": "acme"})
+    assert (none.rows, none.totals[0]) == ((), 0)
+
+
 def test_limit_keeps_the_total(ledger: Path) -> None:
     report = costs(Reader(ledger), limit=2)
     assert [r[0] for r in report.rows] == ["claude-1", "gpt-1"]
