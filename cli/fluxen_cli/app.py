@@ -8,6 +8,7 @@ import typer
 
 from fluxen.errors import FluxenError
 from fluxen_cli import health, ledger, output, report, selftest, serve, sql, validate
+from fluxen_cli import run as running
 
 HELP = """Fluxen, a self-hosted AI gateway: forwards bytes untouched, records what every request cost.
 
@@ -28,6 +29,7 @@ def build() -> typer.Typer:
     )
     app.callback()(_main)
     app.command("serve")(serve.command)
+    app.command("run", context_settings=running.CONTEXT)(running.command)
     app.add_typer(report.build(), name="report")
     app.command("sql")(sql.command)
     app.add_typer(ledger.build(), name="ledger")
