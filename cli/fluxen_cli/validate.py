@@ -48,14 +48,15 @@ def command(
         name = output.visible(str(loaded.path))
         output.note(f"note: {name} is empty (or only comments): that is open mode with the defaults")
     names = [upstream.name for upstream in snapshot.upstreams]
-    keys = loaded.config.api_keys
+    keys = snapshot.keys
     if as_json:
         answer = {
             "ok": True,
             "file": str(loaded.path) if loaded.path else None,
             "upstreams": names,
-            "static_keys": len(keys.static) if keys else 0,
-            "open_mode": loaded.config.open_mode,
+            "static_keys": len(loaded.config.api_keys.static) if loaded.config.api_keys else 0,
+            "keys": 0 if keys is None else len(keys),
+            "open_mode": snapshot.open_mode,
             "problems": [],
             "warnings": [_split(line) for line in snapshot.warnings],
         }
@@ -63,15 +64,15 @@ def command(
         return
     for warning in snapshot.warnings:
         output.note(f"warning: {output.visible(warning)}")
-    output.emit(f"ok: {_summary(loaded, names, len(snapshot.warnings))}\n")
+    said = _summary(loaded, names, None if keys is None else len(keys), len(snapshot.warnings))
+    output.emit(f"ok: {said}\n")
 
 
-def _summary(loaded: Loaded, names: list[str], warnings: int) -> str:
-    keys = loaded.config.api_keys
+def _summary(loaded: Loaded, names: list[str], keys: int | None, warnings: int) -> str:
     said = [
         str(loaded.path) if loaded.path else "no configuration file",
         f"{len(names)} upstream{'s' if len(names) != 1 else ''} ({', '.join(names)})",
-        f"{len(keys.static)} static key{'s' if len(keys.static) != 1 else ''}" if keys else "open mode: no keys",
+        "open mode: no keys" if keys is None else f"{keys} client key{'s' if keys != 1 else ''}",
     ]
     if warnings:
         said.append(f"{warnings} warning{'s' if warnings != 1 else ''}")

@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 from fluxen.config import paths
 from fluxen.config.document import MAX_BYTES, Document, Problem, Where, dotted, read_document
 from fluxen.config.model import NAME, Config, Upstream, Upstreams
-from fluxen.config.values import Sources, parse_address, sendable, substitute
+from fluxen.config.values import Sources, sendable
 from fluxen.errors import ConfigError
 
 # pydantic's words for the mistakes people make; what is not here keeps its own.
@@ -86,7 +86,7 @@ def load_bytes(raw: bytes, env: Mapping[str, str], path: Path | None) -> Loaded:
             problems += _same_keys(config, document)
         except ValidationError as error:
             problems += _field_problems(error, document)
-        problems += _cross_checks(document.value, document, env)
+        problems += _cross_checks(document.value, document)
     elif not problems:
         problems.append(Problem(document.mark(()), (), "expected a mapping such as `server:` at the top level"))
     if problems or config is None:
@@ -158,7 +158,7 @@ def _static_keys(value: object) -> list[dict[str, object]]:
     return [key if isinstance(key, dict) else {} for key in keys] if isinstance(keys, list) else []
 
 
-def _cross_checks(value: dict[str, object], document: Document, env: Mapping[str, str]) -> Iterator[Problem]:
+def _cross_checks(value: dict[str, object], document: Document) -> Iterator[Problem]:
     """What no single field can tell."""
     upstreams = {name: up for name, up in _mapping(value, "upstreams").items() if name not in Upstreams.model_fields}
     mounts: dict[str, str] = {}
@@ -178,34 +178,27 @@ def _cross_checks(value: dict[str, object], document: Document, env: Mapping[str
         if (identity := key.get("id")) is not None and str(identity) in ids:
             yield Problem(document.mark((*where, "id")), (*where, "id"), "is the id of another key, too")
         ids.add(str(identity))
+        if key and key.get("key") is None and key.get("hash") is None:
+            yield Problem(document.mark(where), (*where, "key"), "is required, or hash: the SHA-256 of the key")
+        elif key.get("key") is not None and key.get("hash") is not None:
+            message = "says once more what key says: either of the two"
+            yield Problem(document.mark((*where, "hash")), (*where, "hash"), message)
         allowed = key.get("upstreams")
         for position, name in enumerate(allowed if isinstance(allowed, list) and upstreams else ()):
             if isinstance(name, str) and name not in upstreams:
                 where_name = (*where, "upstreams", position)
                 message = f"there is no upstream '{name}'{_nearest(name, upstreams)}"
                 yield Problem(document.mark(where_name), where_name, message)
-    bind = _mapping(value, "server").get("bind_address")
-    if "api_keys" not in value and isinstance(bind, str) and not _loopback_or_invalid(bind, env):
-        where = ("server", "bind_address")
-        message = "without api_keys anyone could spend your money: add api_keys, or bind 127.0.0.1 (open mode)"
-        yield Problem(document.mark(where), where, message)
-
-
-def _loopback_or_invalid(bind: str, env: Mapping[str, str]) -> bool:
-    try:
-        return parse_address(substitute(bind, env)).loopback
-    except ValueError:
-        return True  # the field's own problem
 
 
 def _same_keys(config: Config, document: Document) -> Iterator[Problem]:
     """Two static keys of one value: whose request would it be?"""
-    first: dict[str, int] = {}
+    first: dict[bytes, int] = {}
     for index, key in enumerate(config.api_keys.static if config.api_keys else ()):
-        other = first.setdefault(key.key.reveal(), index)
-        if other != index:
-            where: Where = ("api_keys", "static", index, "key")
-            yield Problem(document.mark(where), where, f"is the same key as api_keys.static[{other}].key")
+        other = first.setdefault(key.digest, index)
+        if other != index and key.digest:
+            where: Where = ("api_keys", "static", index, "hash" if key.key is None else "key")
+            yield Problem(document.mark(where), where, f"is the same key as that of api_keys.static[{other}]")
 
 
 def _warnings(config: Config, document: Document) -> Iterator[Problem]:
@@ -214,11 +207,8 @@ def _warnings(config: Config, document: Document) -> Iterator[Problem]:
         if keys.jwt:
             where: Where = ("api_keys", "jwt")
             yield Problem(document.mark(where, key=True), where, "signed tokens are not served yet: they are refused")
-        if not keys.static:
-            message = "no static key: nobody can get in (remove api_keys for open mode on this machine)"
-            yield Problem(document.mark(("api_keys",), key=True), ("api_keys",), message)
         for index, key in enumerate(keys.static):
-            if not sendable(key.key.reveal()):
+            if key.key is not None and not sendable(key.key.reveal()):
                 where = ("api_keys", "static", index, "key")
                 message = "no client can send this key: it holds a space or a character that is not ASCII"
                 yield Problem(document.mark(where), where, message)

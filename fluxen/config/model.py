@@ -25,6 +25,7 @@ from fluxen.config.values import (
     Address,
     BindAddress,
     FilePath,
+    KeyHash,
     Mount,
     ProviderKey,
     Secret,
@@ -174,21 +175,41 @@ class Upstreams(Section):
         )
 
 
-def derived_id(key: Secret) -> str:
-    """The id of a static key that has none: the same after every restart, and no way back to the key."""
-    return "key-" + hashlib.blake2s(key.reveal().encode(), person=b"fluxenid", digest_size=5).hexdigest()
+def _digest(key: Secret | None, key_hash: str | None) -> bytes:
+    """The SHA-256 of a client key. The loader sees to it that there is one of the two."""
+    if key is not None:
+        return hashlib.sha256(key.reveal().encode()).digest()
+    return bytes.fromhex(key_hash.removeprefix("sha256:")) if key_hash else b""
+
+
+def derived_id(digest: bytes) -> str:
+    """The id of a static key that has none: the same after every restart, also when `key` becomes `hash`, and no way
+    back to the key."""
+    return "key-" + hashlib.blake2s(digest, person=b"fluxenid", digest_size=5).hexdigest()
 
 
 class StaticKey(Section):
-    key: Secret = Field(description="what the client sends as its API key")
+    """Either `key` or `hash`."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["key"]}, {"required": ["hash"]}]})
+
+    key: Secret | None = Field(default=None, description="what the client sends as its API key; or else `hash`")
+    hash: KeyHash | None = Field(
+        default=None, description="sha256: and the 64 hexadecimal digits of its SHA-256, instead of `key`"
+    )
     id: Label = Field(
-        default_factory=lambda data: derived_id(data["key"]),
+        default_factory=lambda data: derived_id(_digest(data["key"], data["hash"])),
         description="the name in rows and reports; default: derived from the key, stable",
     )
     upstreams: tuple[str, ...] | None = Field(default=None, description="names of upstreams it may use; default: all")
     team: Label | None = Field(default=None, description="written into each row of this key")
     project: Label | None = Field(default=None, description="written into each row of this key")
     tags: dict[Label, Label] | None = Field(default=None, max_length=32, description="name: value, into each row")
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of the key: 32 bytes."""
+        return _digest(self.key, self.hash)
 
 
 class JwtKey(Section):
@@ -240,7 +261,9 @@ class Config(Section):
     )
     server: Server = Server()
     upstreams: Upstreams = Upstreams()
-    api_keys: ApiKeys | None = Field(default=None, description="who may call; without it: open mode, loopback only")
+    api_keys: ApiKeys | None = Field(
+        default=None, description="who may call; with neither it nor a keys.json: open mode, loopback only"
+    )
     admin: Admin | None = None
     ledger: LedgerSettings = LedgerSettings()
 
@@ -249,7 +272,3 @@ class Config(Section):
     def _written_but_empty(cls, value: object) -> object:
         """`api_keys:` with nothing under it lets nobody in: deleting the last key must not open the gateway."""
         return {} if value is None else value
-
-    @property
-    def open_mode(self) -> bool:
-        return self.api_keys is None

@@ -40,6 +40,7 @@ _UNITS = {
 _MOUNT = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _RESERVED_MOUNTS = ("/v1", "/v1beta", "/-")
 _LABEL_LENGTH = 63  # RFC 1035, 2.3.4: the length of a label has six bits
+_KEY_HASH = re.compile(r"sha256:[0-9A-Fa-f]{64}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
@@ -190,6 +191,13 @@ def _path(value: object, info: ValidationInfo) -> object:
     return _sources(info).folder / expand(text)
 
 
+def _key_hash(value: object) -> str:
+    """Whoever writes the key itself here by mistake does not read it in the message."""
+    if not isinstance(value, str) or not _KEY_HASH.fullmatch(value):
+        raise problem("expected sha256: and the 64 hexadecimal digits of the key's SHA-256")
+    return value.lower()
+
+
 def _size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return value
@@ -280,6 +288,9 @@ def _target_url(value: object, info: ValidationInfo) -> str:
 ProviderKey = Annotated[Secret, AfterValidator(_sendable_secret)]
 SigningKey = Annotated[
     Secret, PlainValidator(_resolve), WithJsonSchema({"type": "string", "description": "the HS256 secret"})
+]
+KeyHash = Annotated[
+    str, BeforeValidator(_key_hash), WithJsonSchema({"type": "string", "pattern": "^sha256:[0-9A-Fa-f]{64}$"})
 ]
 Text = Annotated[str, BeforeValidator(_text)]
 FilePath = Annotated[Path, BeforeValidator(_path), WithJsonSchema({"type": "string"})]

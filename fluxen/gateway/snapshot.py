@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from fluxen.errors import ConfigError
 from fluxen.gateway.pool import Origin
 from fluxen.gateway.routes import HOME, Router, Upstream
 from fluxen.gateway.timers import ticks
+from fluxen.keys.known import Known, known_keys
 from fluxen.providers.catalogue import Provider, load_catalogue, provider_of_upstream
 from fluxen.providers.dialect import dialects
 
@@ -43,12 +43,12 @@ OPEN: Final = ClientKey("")
 
 
 class KeyIndex:
-    """Client keys by a keyed hash: a look-up takes the same time whatever was guessed, and no key is kept."""
+    """Client keys by their SHA-256; no key is kept. How long a look-up takes tells nothing of how near a guess was: the
+    bytes of two digests are compared only when their 64-bit hashes, salted by the process, are the same."""
 
     def __init__(self, keys: Sequence[schema.StaticKey]) -> None:
-        self._salt = os.urandom(16)
         self._keys = {
-            self._digest(key.key.reveal().encode()): ClientKey(
+            key.digest: ClientKey(
                 key.id, key.team, key.project, key.tags, None if key.upstreams is None else frozenset(key.upstreams)
             )
             for key in keys
@@ -58,15 +58,12 @@ class KeyIndex:
         return len(self._keys)
 
     def find(self, presented: bytes) -> ClientKey | None:
-        return self._keys.get(self._digest(presented))
-
-    def _digest(self, key: bytes) -> bytes:
-        return hashlib.blake2b(key, key=self._salt, digest_size=16).digest()
+        return self._keys.get(hashlib.sha256(presented).digest())
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that requests need to know. keys is None in open mode; then every caller is `everyone`."""
+    """All that requests need to know. keys is None in open mode: then every caller is `everyone`."""
 
     config: schema.Config
     keys: KeyIndex | None
@@ -83,16 +80,26 @@ class Snapshot:
 
 
 def build(loaded: Loaded, env: Mapping[str, str], everyone: ClientKey | None = None) -> Snapshot:
-    """Compile a configuration. everyone: open mode whatever api_keys say, and who every caller is; what it says goes
-    into rows. Raises ConfigError with every problem."""
+    """Compile a configuration and the keys of its data folder. everyone: open mode whatever keys there are, and who
+    every caller is; what it says goes into rows. Raises ConfigError with every problem."""
     config = loaded.config
-    is_open = everyone is not None or config.open_mode
+    known = known_keys(loaded) if everyone is None else Known()
     catalogue = load_catalogue()
-    problems: list[str] = []
+    problems = list(known.problems)
+    hint: str | None = None
+    address = config.server.bind_address
+    if known.keys is None and not known.problems and not address.loopback:
+        message = (
+            f"there is no client key, and on {address} anyone could spend your money: create one, or bind 127.0.0.1"
+        )
+        problems.append(loaded.problem(("server", "bind_address"), message))
+        hint = (
+            "fluxen init writes a configuration with a first client key; fluxen serve --first-key creates only the key"
+        )
     upstreams: list[Upstream] = []
     for name, section in _sections(config, catalogue, env).items():
         try:
-            upstreams.append(_upstream(config, name, section, catalogue, env, is_open))
+            upstreams.append(_upstream(config, name, section, catalogue, env))
         except ConfigError as error:
             problems.append(loaded.problem(("upstreams", name), error.message))
     proxied = [upstream for upstream in upstreams if _behind_proxy(upstream.origin, env)]
@@ -103,16 +110,17 @@ def build(loaded: Loaded, env: Mapping[str, str], everyone: ClientKey | None = N
             f"unset it, or add to NO_PROXY: {hosts}"
         )
     if problems:
-        raise ConfigError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''} with upstreams", tuple(problems))
-    keys = None if is_open or config.api_keys is None else KeyIndex(config.api_keys.static)
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise ConfigError(f"{loaded.name} has {count}", tuple(problems), hint)
+    keys = None if known.keys is None else KeyIndex(known.keys)
     return Snapshot(
         config=config,
         keys=keys,
-        router=Router(upstreams, dialects(), catalogue, tells=is_open),
+        router=Router(upstreams, dialects(), catalogue, tells=keys is None),
         upstreams=tuple(upstreams),
         max_body=config.server.max_body,
         body_memory=config.server.body_memory,
-        warnings=loaded.warnings,
+        warnings=(*loaded.warnings, *known.warnings),
         everyone=everyone or OPEN,
     )
 
@@ -135,7 +143,6 @@ def _upstream(
     section: schema.Upstream,
     catalogue: Mapping[str, Provider],
     env: Mapping[str, str],
-    is_open: bool,
 ) -> Upstream:
     known = provider_of_upstream(name, section.target_url, catalogue)
     target = section.target_url or (known.base_url if known else None)
@@ -151,7 +158,7 @@ def _upstream(
     port = parts.port or _PORTS[parts.scheme]
     host = parts.hostname or ""
     shown = f"[{host}]" if ":" in host else host
-    credential, credential_name = _credential(name, section, known, env if is_open else {})
+    credential, credential_name = _credential(name, section, known, env)
     limits = config.upstreams.timeouts(section)
     return Upstream(
         name=name,

@@ -235,7 +235,7 @@ def test_validate(fluxen: Fluxen, tmp_path: Path) -> None:
     (tmp_path / "good.yaml").write_text(GOOD)
     done = fluxen("validate", "good.yaml")
     assert done.returncode == 0
-    assert done.stdout == "ok: good.yaml, 2 upstreams (openai, local), 1 static key, 1 warning\n"
+    assert done.stdout == "ok: good.yaml, 2 upstreams (openai, local), 1 client key, 1 warning\n"
     assert done.stderr.startswith("warning: good.yaml:5:1: admin: ")
     answer = json.loads(fluxen("validate", "good.yaml", "--json").stdout)
     assert (answer["ok"], answer["upstreams"], answer["warnings"][0]["where"]) == (True, ["openai", "local"], "admin")
@@ -290,4 +290,5 @@ def test_the_schema_knows_every_section(fluxen: Fluxen) -> None:
     assert set(schema["properties"]) == {"version", "data_dir", "server", "upstreams", "api_keys", "admin", "ledger"}
     assert schema["additionalProperties"] is False
     assert schema["$defs"]["Upstreams"]["additionalProperties"]["$ref"].endswith("/Upstream")
+    assert schema["$defs"]["StaticKey"]["oneOf"] == [{"required": ["key"]}, {"required": ["hash"]}]
     assert "/root" not in json.dumps(schema)

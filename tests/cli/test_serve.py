@@ -85,7 +85,8 @@ def test_a_bad_file_starts_nothing(fluxen: Fluxen, tmp_path: Path) -> None:
     (tmp_path / "fluxen.yaml").write_text("server: {bind_address: '0.0.0.0:0'}\n")
     done = fluxen("serve")
     assert done.returncode == 3
-    assert "fluxen.yaml:1:24: server.bind_address: without api_keys" in done.stderr
+    assert "fluxen.yaml:1:24: server.bind_address: there is no client key" in done.stderr
+    assert "\nhint: fluxen init " in done.stderr
 
 
 def test_welcome_in_full() -> None:

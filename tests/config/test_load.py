@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,6 @@ def test_the_inherited_file_works_unchanged() -> None:
     assert openai.api_key is not None
     assert openai.api_key.reveal() == "sk-openai"
     assert config.upstreams.timeouts(openai) == (10.0, 120.0, 120.0)
-    assert not config.open_mode
     assert config.api_keys is not None
     assert config.api_keys.static[0].upstreams == ("openai",)
     assert [line.split(": ")[1] for line in loaded.warnings] == ["api_keys.static[0].key", "api_keys.jwt", "admin"]
@@ -58,34 +58,32 @@ def test_the_inherited_file_works_unchanged() -> None:
     assert "not served yet" in loaded.warnings[2]
 
 
-def test_nothing_is_open_mode() -> None:
+def test_nothing_means_the_defaults() -> None:
     for text in ("", "# only a comment\n", "version: 1\nserver:\nupstreams:\nledger:\n"):
         config = load(text).config
-        assert config.open_mode
+        assert config.api_keys is None
         assert config.server.bind_address.loopback
         assert config.data_dir == Path("/home/x/.local/share/fluxen")
 
 
 @pytest.mark.parametrize("text", ["api_keys:", "api_keys: {}", "api_keys: {static: []}", "api_keys: {jwt: }"])
-def test_an_empty_list_of_keys_lets_nobody_in(text: str) -> None:
-    loaded = load(text)
-    assert not loaded.config.open_mode
-    assert "nobody can get in" in "".join(loaded.warnings)
+def test_an_empty_list_of_keys_is_not_none(text: str) -> None:
+    assert load(text).config.api_keys is not None
 
 
-def test_only_jwt_keys_is_not_open_mode() -> None:
+def test_only_jwt_keys() -> None:
     loaded = load("api_keys: {jwt: [{id: a, key: some signing key with spaces and 32 bytes}]}")
-    assert not loaded.config.open_mode
+    assert loaded.config.api_keys is not None
     assert any("api_keys.jwt" in line for line in loaded.warnings)
 
 
-def test_open_mode_binds_loopback_only() -> None:
-    (line,) = problems('server: {bind_address: "0.0.0.0:8080"}')
-    assert line.startswith("1:24: server.bind_address: without api_keys")
-    (line,) = problems('server: {bind_address: "${BIND}"}', {"BIND": "192.168.1.1:1"})
-    assert "open mode" in line
+def test_which_addresses_are_this_machines() -> None:
+    """Whether one may be listened on without keys is told where the keys are known (tests/keys/test_known.py)."""
     for address in ("127.0.0.1:0", "localhost:8080", "[::1]:8080", "127.9.9.9:80"):
-        assert load(f'server: {{bind_address: "{address}"}}').config.open_mode
+        assert load(f'server: {{bind_address: "{address}"}}').config.server.bind_address.loopback
+    for address in ("0.0.0.0:8080", "${BIND}", "[::]:1", "10.0.0.1:1", "gateway:80"):
+        config = load(f'server: {{bind_address: "{address}"}}', {"BIND": "192.168.1.1:1"}).config
+        assert not config.server.bind_address.loopback
 
 
 def test_everything_wrong_is_told_at_once_with_its_place() -> None:
@@ -124,7 +122,7 @@ api_keys:
         "12:3: upstreams.b@d: a name has up to 64 letters, digits, '-', '.' and '_', and begins with a letter or digit",
         "12:23: upstreams.b@d.request_path: is the path of upstream 'openai', too",
         "12:44: upstreams.b@d.target_url: holds a user or password; put the credential in api_key",
-        "15:7: api_keys.static[0].key: is required",
+        "15:7: api_keys.static[0].key: is required, or hash: the SHA-256 of the key",
         "15:27: api_keys.static[0].upstreams[0]: there is no upstream 'opnai' (did you mean 'openai'?)",
         "15:45: api_keys.static[0].tags.a: expected 1 to 256 printable ASCII characters",
         "16:12: api_keys.static[1].id: is the id of another key, too",
@@ -258,7 +256,45 @@ class TestSecrets:
     def test_two_equal_keys(self) -> None:
         text = 'api_keys: {static: [{key: abc}, {key: "${K}"}]}'
         (line,) = problems(text, {"K": "abc"})
-        assert line == "1:39: api_keys.static[1].key: is the same key as api_keys.static[0].key"
+        assert line == "1:39: api_keys.static[1].key: is the same key as that of api_keys.static[0]"
+
+
+HASH = "sha256:" + hashlib.sha256(b"abc").hexdigest()
+
+
+class TestHashes:
+    def test_a_key_may_be_given_by_its_hash(self) -> None:
+        for written in (HASH, HASH.replace("ba7816", "BA7816")):
+            config = load(f"api_keys: {{static: [{{hash: '{written}', team: red}}, {{key: abd}}]}}").config
+            assert config.api_keys is not None
+            first, second = config.api_keys.static
+            assert (first.key, first.hash, first.digest) == (None, HASH, hashlib.sha256(b"abc").digest())
+            assert second.digest == hashlib.sha256(b"abd").digest()
+
+    def test_a_key_that_becomes_its_hash_keeps_its_id(self) -> None:
+        plain, hashed = (load(f"api_keys: {{static: [{{{one}}}]}}").config for one in ("key: abc", f"hash: '{HASH}'"))
+        assert plain.api_keys is not None
+        assert hashed.api_keys is not None
+        assert plain.api_keys.static[0].id == hashed.api_keys.static[0].id
+
+    @pytest.mark.parametrize("written", ["abc", "md5:00", "'sha256:'", HASH[:-1], HASH + "0", "1", "[]"])
+    def test_what_is_no_hash_is_not_quoted(self, written: str) -> None:
+        (line,) = problems(f"api_keys: {{static: [{{hash: {written}}}]}}")
+        expected = "expected sha256: and the 64 hexadecimal digits of the key's SHA-256"
+        assert line == f"1:28: api_keys.static[0].hash: {expected}"
+
+    def test_one_of_the_two(self) -> None:
+        assert problems(
+            f"api_keys:\n  static:\n  - {{key: abc, hash: '{HASH}'}}\n  - {{team: red}}\n  - {{hash: }}\n"
+        ) == (
+            "3:22: api_keys.static[0].hash: says once more what key says: either of the two",
+            "4:5: api_keys.static[1].key: is required, or hash: the SHA-256 of the key",
+            "5:5: api_keys.static[2].key: is required, or hash: the SHA-256 of the key",
+        )
+
+    def test_a_key_and_the_hash_of_it(self) -> None:
+        (line,) = problems(f"api_keys: {{static: [{{key: abc}}, {{hash: '{HASH}'}}]}}")
+        assert line == "1:40: api_keys.static[1].hash: is the same key as that of api_keys.static[0]"
 
 
 def test_an_omitted_id_is_derived_and_stable() -> None:

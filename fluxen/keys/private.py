@@ -1,0 +1,61 @@
+"""Files that are nobody else's business: written whole or not at all, and for their owner only."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def write_whole(path: Path, content: bytes, *, mode: int = 0o600, replace: bool = True) -> None:
+    """Whoever opens `path` finds the old file or the new one, also after a kill or a power failure.
+
+    It belongs to the folder's owner, so that what root creates for a service can be read by it. replace: False raises
+    FileExistsError when there is one already. Raises OSError.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)  # of somebody killed who had our number
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            give_to_owner(descriptor, path.parent)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        if replace:
+            fresh.rename(path)
+        else:
+            _rename_new(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def give_to_owner(descriptor: int, folder: Path) -> None:
+    """Have a file that root made belong to the owner of its folder, where the system lets us."""
+    if os.geteuid() != 0:
+        return
+    owner = folder.stat()
+    if owner.st_uid != 0:
+        try:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        except OSError:
+            pass  # a container's root, which isn't everybody's
+
+
+def _rename_new(fresh: Path, path: Path) -> None:
+    """As rename, but never over a file: a link can't replace one. Where there are no links, look and rename."""
+    try:
+        os.link(fresh, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        fresh.rename(path)
