@@ -24,10 +24,8 @@ _AGAIN_SECONDS = 1.0  # until a child that died is forked again
 
 def folder() -> Path | None:
     """Where this program was unpacked for this one run; None when it is installed (also as a frozen folder)."""
-    unpacked = getattr(sys, "_MEIPASS", None)
-    if unpacked is None or Path(unpacked).parent == Path(sys.executable).parent:
-        return None
-    return Path(unpacked)
+    unpacked = Path(getattr(sys, "_MEIPASS", ""))
+    return unpacked if unpacked.name.startswith("_MEI") else None  # a frozen folder has its parts in _internal
 
 
 def hold(unpacked: Path) -> int:

@@ -97,11 +97,10 @@ def test_what_is_kept_is_forked_again_and_ends_when_told() -> None:
 
 def test_an_installed_program_was_not_unpacked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert unpacked.folder() is None
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "fluxen"))
     monkeypatch.setattr(sys, "_MEIPASS", str(tmp_path / "_internal"), raising=False)
     assert unpacked.folder() is None, "a frozen folder stays where it is"
-    monkeypatch.setattr(sys, "_MEIPASS", "/tmp/_MEIabc")
-    assert unpacked.folder() == Path("/tmp/_MEIabc")
+    monkeypatch.setattr(sys, "_MEIPASS", str(tmp_path / "_MEIabc"))
+    assert unpacked.folder() == tmp_path / "_MEIabc"
 
 
 def test_a_held_folder_is_locked_and_can_be_removed(tmp_path: Path) -> None:
