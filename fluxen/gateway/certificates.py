@@ -23,6 +23,7 @@ SYSTEM_BUNDLES: Final = (
     "/etc/ssl/cert.pem",  # Alpine without ca-certificates, macOS, OpenBSD
     "/usr/local/share/certs/ca-root-nss.crt",  # FreeBSD
 )
+_PEM: Final = "a certificate in PEM form begins with -----BEGIN CERTIFICATE-----"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,9 @@ def client_context(store: Trust) -> ssl.SSLContext:
     """Verifies by that store, speaks HTTP/1.1 only. Raises ConfigError when the store can't be read."""
     try:
         context = ssl.create_default_context(cafile=store.cafile, capath=store.capath)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(
-            f"can't read the certificates of {store.cafile or store.capath}: {error.strerror or error}",
-            hint=f"{store.source} should name a PEM file",
-        ) from error
+    except ssl.SSLError as error:
+        raise ConfigError(f"{store.cafile} holds no certificate that can be read", hint=_PEM) from error
+    except OSError as error:
+        raise ConfigError(f"can't read {store.cafile or store.capath}: {error.strerror}", hint=_PEM) from error
     context.set_alpn_protocols(["http/1.1"])
     return context

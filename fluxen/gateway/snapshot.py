@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from fluxen.config import model as schema
 from fluxen.config.load import Loaded
 from fluxen.errors import ConfigError
+from fluxen.gateway.certificates import Trust, client_context
 from fluxen.gateway.pool import Origin
 from fluxen.gateway.routes import HOME, Router, Upstream
 from fluxen.gateway.timers import ticks
@@ -159,6 +160,8 @@ def _upstream(
     host = parts.hostname or ""
     shown = f"[{host}]" if ":" in host else host
     credential, credential_name = _credential(name, section, known, env)
+    if section.ca_file is not None:
+        client_context(Trust(str(section.ca_file), None, "ca_file"))  # only for what is wrong with it
     limits = config.upstreams.timeouts(section)
     return Upstream(
         name=name,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from shared import Fluxen
 
 from fluxen.errors import ConfigError
 from fluxen.gateway.certificates import SYSTEM_BUNDLES, Authorities, Trust, client_context, trust
@@ -91,4 +92,14 @@ def test_a_file_without_certificates_is_an_error_that_names_it(text: str, bundle
     bundle.write_text(text)
     with pytest.raises(ConfigError, match=str(bundle)) as raised:
         Authorities({}).context(str(bundle))
-    assert raised.value.hint == "ca_file should name a PEM file"
+    assert "PEM" in str(raised.value.hint)
+
+
+def test_validate_finds_a_file_without_certificates(bundle: Path, fluxen: Fluxen) -> None:
+    bundle.write_text("")
+    file = bundle.with_name("fluxen.yaml")
+    file.write_text(f'upstreams:\n  local: {{target_url: "https://localhost", ca_file: "{bundle}"}}\n')
+    for command in (("validate", str(file)), ("serve", "--port", "0", "--config", str(file))):
+        done = fluxen(*command)
+        assert done.returncode == 3
+        assert f"{file}:2:10: upstreams.local: {bundle} holds no certificate that can be read" in done.stderr
