@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from collections.abc import Callable, Mapping
 
 from fluxen.config.load import Loaded
@@ -44,15 +46,27 @@ def serve(
     if temporary is not None:
         unpacked.hold(temporary)
         parent = parent or os.getppid()
+
+    def accepting() -> None:
+        started(snapshot, *supervisor.address)
+        _ready(env)
+
     server = config.server
     supervisor = Supervisor(server.host, server.port, server.workers, server.shutdown_timeout_ms / 1000, parent)
     supervisor.run(
         lambda number, listening, life: worker.run(snapshot, authorities, number, folder, listening, life),
         lambda life: _compact(snapshot, life, resident=temporary is not None),
-        lambda: started(snapshot, *supervisor.address),
+        accepting,
     )
     if temporary is not None and supervisor.orphaned:
         unpacked.remove(temporary)
+
+
+def _ready(env: Mapping[str, str]) -> None:
+    """Tell systemd (`Type=notify`) that connections are accepted: sd_notify(3)."""
+    if address := env.get("NOTIFY_SOCKET"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out, contextlib.suppress(OSError):
+            out.sendto(b"READY=1", address.replace("@", "\0", 1) if address.startswith("@") else address)
 
 
 def _compact(snapshot: Snapshot, life: int, *, resident: bool) -> None:
