@@ -16,11 +16,17 @@ from fluxen_cli.places import ConfigFile
 
 if TYPE_CHECKING:
     from fluxen.config.load import Loaded
+    from fluxen.gateway.routes import Upstream
     from fluxen.gateway.snapshot import Snapshot
 
 # What the official SDKs read, and what each appends to it by itself.
 SDK_VARIABLES = {"openai": ("OPENAI_BASE_URL", "/v1"), "anthropic": ("ANTHROPIC_BASE_URL", ""),
                  "gemini": ("GOOGLE_GEMINI_BASE_URL", "")}  # fmt: skip
+
+FIRST_ID = "default"
+"""The id of the first client key, whoever creates it."""
+
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +38,83 @@ class Line:
     dialect: str
     target: str
     credential: str | None  # where Fluxen's key comes from; None: it has none
+    variable: str | None = None  # the environment variable that its key would be found in
 
 
 def command(
     config: ConfigFile = None,
+    bind: Annotated[
+        str | None, typer.Option(metavar="host:port", help="Address instead of the configuration's bind_address.")
+    ] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port instead of the configuration's; 0: any free one.")
+        int | None,
+        typer.Option(min=0, max=65535, help="Only the port instead of the configuration's; 0: any free one."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="Processes that serve, instead of the configuration's.")
     ] = None,
+    first_key: Annotated[
+        bool,
+        typer.Option("--first-key", help="If there is no client key yet, create one and print it, only this once."),
+    ] = False,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; then finish what runs.
 
-    Without a configuration file (or without api_keys in it) this is open mode: for this machine only, with the
-    provider keys found in the environment or else those of the clients.
+    Without client keys (no api_keys in the configuration, no keys.json in the data folder) this is open mode: for
+    this machine only, with the provider keys found in the environment or else those of the clients.
     """
     from fluxen.config.load import load_config
     from fluxen.gateway.server import serve
 
-    loaded = override(load_config(config, os.environ), port, workers)
+    loaded = override(load_config(config, os.environ), bind, port, workers)
+    key = _first_key(loaded) if first_key else None
 
     def announce(snapshot: Snapshot, host: str, bound: int) -> None:
         for warning in snapshot.warnings:
             output.note(f"warning: {output.visible(warning)}")
         place = str(ledger_folder(snapshot.config.data_dir))
         output.say(welcome(host, bound, upstream_lines(snapshot), place, open_mode=snapshot.open_mode))
+        if key is not None:
+            output.say(try_it(gateway_url(host, bound), key, snapshot))
 
     serve(loaded, os.environ, announce)
+
+
+def _first_key(loaded: Loaded) -> str | None:
+    """Create the first client key where there is none. It is printed before anything else can fail: nobody can read it
+    later."""
+    from fluxen.keys.store import KeyStore
+
+    written = loaded.config.api_keys
+    if written is not None and (written.static or written.jwt):
+        return None
+    store = KeyStore(loaded.config.data_dir)
+    key = store.create_first(FIRST_ID)
+    if key is not None:
+        output.say(f"The first client key, '{FIRST_ID}'. Keep it now, it is not shown again:\n\n  {key}\n\n")
+    return key
+
+
+def try_it(url: str, key: str, snapshot: Snapshot) -> str:
+    """How to use a client key, at once and from a shell."""
+    from fluxen_cli.first import curl_line, upstream_to_try
+
+    upstream = upstream_to_try(snapshot.upstreams)
+    if upstream is None:
+        return ""
+    first = "Try it:"
+    if upstream.credential is None and (variable := _variable(snapshot, upstream)):
+        first = f"Try it (once Fluxen has a key of {upstream.name}: {variable} in its environment):"
+    return f"\n{first}\n  {curl_line(url, key, upstream)}\n"
+
+
+def _variable(snapshot: Snapshot, upstream: Upstream) -> str | None:
+    """The environment variable that its key would be taken from, if it may be."""
+    from fluxen.providers.catalogue import load_catalogue
+
+    section = snapshot.config.upstreams.by_name.get(upstream.name)
+    known = load_catalogue().get(upstream.provider)
+    return known.env[0] if known and known.env and (section is None or section.target_url is None) else None
 
 
 def upstream_lines(snapshot: Snapshot) -> list[Line]:
@@ -70,23 +125,29 @@ def upstream_lines(snapshot: Snapshot) -> list[Line]:
             upstream.dialect.name,
             f"{upstream.origin.scheme}://{upstream.host.decode()}{upstream.base.decode()}",
             upstream.credential_name,
+            _variable(snapshot, upstream),
         )
         for upstream in snapshot.upstreams
     ]
 
 
+def gateway_url(host: str, port: int) -> str:
+    """Where to call what listens there: on this machine, if it listens on every address."""
+    reachable = _WILDCARDS.get(host, host)
+    return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
+
+
 def welcome(host: str, port: int, upstreams: Sequence[Line], ledger: str, *, open_mode: bool) -> str:
     """What `serve` says once it listens. A wildcard address is shown as the loopback one: nobody can call 0.0.0.0."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    url = f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
-    listening = f" (listening on {f'[{host}]' if ':' in host else host}:{port})" if reachable != host else ""
+    url = gateway_url(host, port)
+    listening = f" (listening on {f'[{host}]' if ':' in host else host}:{port})" if host in _WILDCARDS else ""
     text = [f"Fluxen {__version__} serves on {url}{listening}", "", "Point your application here:"]
     spoken = {line.dialect for line in upstreams}
     text += [f"  {name}={url}{path}" for dialect, (name, path) in SDK_VARIABLES.items() if dialect in spoken]
     if open_mode:
         text += ["", "Open mode: this machine only, no client keys. Upstreams, and whose key each one gets:"]
     else:
-        text += ["", "Clients need a key of api_keys. Upstreams, and whose key each one gets:"]
+        text += ["", "Clients need a client key. Upstreams, and whose key each one gets:"]
     names = max((len(line.name) for line in upstreams), default=0)
     mounts = max((len(url + line.mount) for line in upstreams), default=0)
     for line in upstreams:
@@ -99,19 +160,34 @@ def welcome(host: str, port: int, upstreams: Sequence[Line], ledger: str, *, ope
 def _whose(line: Line, open_mode: bool) -> str:
     if line.credential is not None:
         return f"Fluxen's key: {line.credential if line.credential != line.name else 'from the configuration'}"
-    return "the client's own key" if open_mode else "no key: set api_key"
+    if open_mode:
+        return "the client's own key"
+    return f"no key: set {line.variable} or api_key" if line.variable else "no key: set api_key"
 
 
-def override(loaded: Loaded, port: int | None, workers: int | None) -> Loaded:
+def override(loaded: Loaded, bind: str | None, port: int | None, workers: int | None) -> Loaded:
     """What the command line says wins over the file."""
     from dataclasses import replace
 
+    from fluxen.config.values import parse_address
+
     server = loaded.config.server
     update: dict[str, object] = {}
+    options = dict(loaded.options)
+    address = server.bind_address
+    if bind is not None:
+        try:
+            address = parse_address(bind)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="'--bind'") from None
+        options[("server", "bind_address")] = "--bind"
     if port is not None:
-        update["bind_address"] = server.bind_address._replace(port=port)
+        address = address._replace(port=port)
+    if address != server.bind_address:
+        update["bind_address"] = address
     if workers is not None:
         update["workers"] = workers
     if not update:
         return loaded
-    return replace(loaded, config=loaded.config.model_copy(update={"server": server.model_copy(update=update)}))
+    config = loaded.config.model_copy(update={"server": server.model_copy(update=update)})
+    return replace(loaded, config=config, options=options)

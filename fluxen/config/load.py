@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -43,6 +43,8 @@ class Loaded:
     path: Path | None  # None: no file
     warnings: tuple[str, ...]  # lines like those of ConfigError.problems
     document: Document
+    options: Mapping[Where, str] = field(default_factory=dict)
+    """Settings that options of the command line gave instead of the file, and what those are called."""
 
     def position(self, where: Where) -> str:
         """'fluxen.yaml:12:5' of ('upstreams', 'openai', 'target_url'), or of the nearest thing around it."""
@@ -51,6 +53,8 @@ class Loaded:
 
     def problem(self, where: Where, message: str) -> str:
         """A line for ConfigError.problems, for what only a higher layer can know."""
+        if option := self.options.get(where):
+            return f"{option}: {message}"
         return Problem(self.document.mark(where), where, message).render(self.name)
 
     @property

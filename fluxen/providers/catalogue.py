@@ -30,6 +30,7 @@ class Provider:
     models: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     price_list: str | None = None
+    try_model: str | None = None
     _names: re.Pattern[str] = field(default=re.compile(r"(?!)"), repr=False, compare=False)
 
     def recognises(self, model: str) -> bool:

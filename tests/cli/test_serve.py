@@ -75,7 +75,7 @@ def test_serves_says_where_and_ends_cleanly(start: Start, fluxen: Fluxen, how: s
 def test_warnings_come_on_stderr(start: Start, tmp_path: Path) -> None:
     (tmp_path / "fluxen.yaml").write_text("api_keys: {jwt: [{key: abcdefghijklmnopqrstuvwxyz0123456789}]}\n")
     process, said = start("--port", "0")
-    assert "Clients need a key of api_keys" in said
+    assert "Clients need a client key" in said
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert "warning: fluxen.yaml:1:12: api_keys.jwt: signed tokens are not served yet" in err
@@ -102,7 +102,7 @@ Point your application here:
   OPENAI_BASE_URL=http://127.0.0.1:80/v1
   ANTHROPIC_BASE_URL=http://127.0.0.1:80
 
-Clients need a key of api_keys. Upstreams, and whose key each one gets:
+Clients need a client key. Upstreams, and whose key each one gets:
   openai     http://127.0.0.1:80/openai     -> https://api.openai.com  (Fluxen's key: $OPENAI_API_KEY)
   acme       http://127.0.0.1:80/llm        -> http://10.0.0.1:8000/base  (Fluxen's key: from the configuration)
   anthropic  http://127.0.0.1:80/anthropic  -> https://api.anthropic.com  (no key: set api_key)

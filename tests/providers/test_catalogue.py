@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import pytest
 
+from fluxen.analyzer.prices import PriceBook
 from fluxen.providers.catalogue import load_catalogue, provider_for_model, provider_of_upstream
 from fluxen.providers.dialect import dialects
 
@@ -23,6 +25,15 @@ def test_every_provider_can_be_called() -> None:
         assert provider.version_segment in ("", "/v1", "/v1beta")
         assert provider.credential_header == provider.credential_header.lower()
         assert provider.env or provider.name == "lmstudio"
+
+
+def test_a_model_to_try_is_the_providers_and_has_a_price() -> None:
+    tried = [provider for provider in CATALOGUE.values() if provider.try_model is not None]
+    assert {provider.dialect for provider in tried} == dialects().keys()
+    for provider in tried:
+        assert provider.try_model is not None
+        assert provider_for_model(provider.try_model, CATALOGUE) == provider.name
+        assert PriceBook.shipped().find(provider.name, provider.try_model, datetime.now(UTC)) is not None
 
 
 def test_aliases_are_the_same_provider() -> None:
