@@ -1,0 +1,138 @@
+"""The base: a Debian 11 with OpenSSL 3 and CPython 3.11 of its own, which base/recipe.sh builds there; cached.
+
+The cache is one folder per recipe under $XDG_CACHE_HOME/fluxen; it is made anew after a month, because what it holds
+gets security updates. FLUXEN_DEBIAN_MIRROR names another mirror than mmdebstrap's own choice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from release.chroot import Chroot, missing_tools
+
+RECIPE = Path(__file__).parent.parent / "base"
+SUITE = "bullseye"
+SOURCES = "bookworm"
+PACKAGES = (
+    "binutils", "ca-certificates", "dpkg-dev", "gcc", "libbz2-dev", "libc6-dev", "libexpat1-dev", "libffi-dev",
+    "liblzma-dev", "make", "patch", "perl", "pkg-config", "xz-utils", "zlib1g-dev",
+)  # fmt: skip
+RECORD = "/usr/local/share/fluxen-base"
+MONTH = 30 * 86400
+TOOLS = ("mmdebstrap", "chroot")
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    package: str
+    name: str
+    fixes: tuple[str, ...]  # CVE numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the recipe says that it built."""
+
+    built: dict[str, str]  # source package → version
+    missed: dict[str, str]  # … → a newer version that its index names, but nobody served
+    patches: tuple[Patch, ...]
+
+
+def why_not() -> list[str]:
+    return missing_tools(TOOLS)
+
+
+def ensure(say: Callable[[str], None]) -> Chroot:
+    """The cached base; made when it isn't there or is older than a month."""
+    folder = cache_folder() / f"base-{SUITE}-{platform.machine()}-{recipe_hash()}"
+    made = folder / "made"
+    if made.exists() and time.time() - made.stat().st_mtime < MONTH:
+        say(f"from {folder}")
+        return Chroot(folder / "root")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    base = Chroot(folder / "root")
+    arguments = [SUITE, str(base.root)]
+    if mirror := os.environ.get("FLUXEN_DEBIAN_MIRROR"):
+        arguments.append(mirror)
+    subprocess.run(
+        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", *arguments], check=True
+    )
+    say(f"Debian 11 is unpacked in {folder}")
+    base.copy_network()
+    shutil.copytree(RECIPE, base.at("/recipe"))
+    base.run("bash", "/recipe/recipe.sh", SOURCES)
+    for path in ("/build", "/var/lib/apt/lists", "/etc/apt/sources.list.d/source.list"):
+        target = base.at(path)
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    made.touch()
+    return base
+
+
+def read(base: Chroot) -> Record:
+    def lines(name: str) -> list[tuple[str, str]]:
+        path = base.at(RECORD) / name
+        text = path.read_text() if path.exists() else ""
+        return [(package, rest) for package, _, rest in (line.partition(" ") for line in text.splitlines())]
+
+    patches = []
+    for package, rest in lines("patches"):
+        name, _, fixes = rest.partition(" ")
+        patches.append(Patch(package, name, tuple(filter(None, fixes.split(",")))))
+    missed = dict(reversed(lines("missed")))  # of several the newest, which comes first
+    return Record(dict(lines("built")), missed, tuple(patches))
+
+
+def recipe_hash() -> str:
+    digest = hashlib.sha256(repr((SUITE, SOURCES, PACKAGES)).encode())
+    for path in sorted(RECIPE.iterdir()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fluxen"
+
+
+@contextmanager
+def copy(base: Chroot, folder: Path) -> Iterator[Chroot]:
+    """A copy to work in, gone afterwards."""
+    root = folder / "root"
+    subprocess.run(["cp", "-a", "--reflink=auto", str(base.root), str(root)], check=True)
+    try:
+        yield Chroot(root)
+    finally:
+        shutil.rmtree(root)
+
+
+_NEEDED = re.compile(r"\bGLIBC_(\d+(?:\.\d+)+)\b")
+
+
+def glibc_needed(paths: list[Path]) -> tuple[str, Path | None]:
+    """The newest glibc any of these ELF files asks for, and a file that does."""
+    floor: tuple[int, ...] = ()
+    which: Path | None = None
+    for path in paths:
+        if not _is_program_or_library(path):
+            continue
+        listed = subprocess.run(["objdump", "-T", str(path)], capture_output=True, text=True, check=True).stdout
+        for version in _NEEDED.findall(listed):
+            if (number := tuple(map(int, version.split(".")))) > floor:
+                floor, which = number, path
+    return ".".join(map(str, floor)), which
+
+
+def _is_program_or_library(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(18)
+    return head[:4] == b"\x7fELF" and head[16] in (2, 3)  # ET_EXEC, ET_DYN
