@@ -22,7 +22,7 @@ CLI = ROOT / "docs" / "cli.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 
 COMMANDS = (
-    "", "serve", "report", "report costs", "sql", "validate", "health", "ledger", "ledger verify", "ledger compact",
+    "", "init", "serve", "report", "report costs", "sql", "validate", "health", "ledger", "ledger verify", "ledger compact",
     "ledger export", "ledger backup", "ledger views",
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import typer
 
 from fluxen.errors import FluxenError
-from fluxen_cli import health, ledger, output, report, selftest, serve, sql, validate
+from fluxen_cli import health, init, ledger, output, report, selftest, serve, sql, validate
 from fluxen_cli import run as running
 
 HELP = """Fluxen, a self-hosted AI gateway: forwards bytes untouched, records what every request cost.
@@ -28,6 +28,7 @@ def build() -> typer.Typer:
         context_settings=settings,
     )
     app.callback()(_main)
+    app.command("init")(init.command)
     app.command("serve")(serve.command)
     app.command("run", context_settings=running.CONTEXT)(running.command)
     app.add_typer(report.build(), name="report")

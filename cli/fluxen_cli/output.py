@@ -52,6 +52,18 @@ def note(text: str) -> None:
     _write(sys.stderr, f"{text}\n")
 
 
+def ask(question: str, default: str = "", *, hidden: bool = False) -> str:
+    """A line from the terminal; `default` for an empty one. The question goes to stderr: what is on stdout is what was
+    asked for. hidden: what is typed is not shown. Raises EOFError when the terminal is closed."""
+    shown = f"{question} [{default}]: " if default else f"{question}: "
+    if hidden:
+        from getpass import getpass
+
+        return getpass(shown, sys.stderr).strip() or default
+    _write(sys.stderr, shown)
+    return input().strip() or default
+
+
 def fail(error: FluxenError) -> None:
     """`error: …`, the problems of a configuration line by line, `hint: …`. Never a traceback.
 
