@@ -281,10 +281,9 @@ def _tables() -> str:
 
 
 def _completion() -> str:
-    """Typer asks which shell this is; the modules that know are imported late."""
+    """Typer finds out which shell asks, and writes help texts for it; it imports late what it does that with."""
     import importlib
 
-    names = ("shellingham.posix.proc", "shellingham.posix.ps")
-    for name in names:
+    for name in ("shellingham.posix.proc", "shellingham.posix.ps", "typer.rich_utils"):
         importlib.import_module(name)
-    return "shells are recognised"
+    return "for every shell"
