@@ -6,6 +6,7 @@ gets security updates. FLUXEN_DEBIAN_MIRROR names another mirror than mmdebstrap
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
@@ -27,6 +28,7 @@ PACKAGES = (
     "binutils", "ca-certificates", "dpkg-dev", "gcc", "libbz2-dev", "libc6-dev", "libexpat1-dev", "libffi-dev",
     "liblzma-dev", "make", "patch", "perl", "pkg-config", "xz-utils", "zlib1g-dev",
 )  # fmt: skip
+BUILD = Path("/build")
 RECORD = "/usr/local/share/fluxen-base"
 MONTH = 30 * 86400
 TOOLS = ("mmdebstrap", "chroot")
@@ -105,14 +107,14 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def copy(base: Chroot, folder: Path) -> Iterator[Chroot]:
-    """A copy to work in, gone afterwards."""
-    root = folder / "root"
-    subprocess.run(["cp", "-a", "--reflink=auto", str(base.root), str(root)], check=True)
-    try:
-        yield Chroot(root)
-    finally:
-        shutil.rmtree(root)
+def workshop(base: Chroot) -> Iterator[Path]:
+    """An empty /build in the base, for one build at a time; its path in there."""
+    with (base.root.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        shutil.rmtree(base.at(BUILD), ignore_errors=True)
+        base.at(BUILD).mkdir()
+        base.copy_network()
+        yield BUILD
 
 
 _NEEDED = re.compile(r"\bGLIBC_(\d+(?:\.\d+)+)\b")

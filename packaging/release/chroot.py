@@ -1,4 +1,4 @@
-"""A folder that holds another Debian, and commands run in it: nothing is mounted, so root is all it takes.
+"""A folder that holds another Debian, and commands run in it. Root is all it takes; nothing stays mounted.
 
 pip in there works like pip out here: the machine's settings of pip, its authorities and proxies go along.
 """
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 INSIDE = Path("/etc/fluxen-build")  # what is copied in from the machine
@@ -20,16 +21,19 @@ PASSED = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", 
 
 @dataclass(frozen=True, slots=True)
 class Chroot:
-    root: Path
+    root: Path  # "/": this machine itself
 
     def run(
         self, *command: str | Path, env: Mapping[str, str] | None = None, capture: bool = False, cwd: str = "/"
     ) -> str:
         """Run a command with a clean environment; its output when captured."""
-        clean = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
+        inside = self.root != Path("/")
+        path = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" if inside else os.environ["PATH"]
+        clean = {"PATH": path, "HOME": "/root" if inside else str(Path.home()), "LC_ALL": "C.UTF-8"}
         clean |= {name: os.environ[name] for name in PASSED if name in os.environ}
+        enter = [*_with_proc(), str(self.root)] if inside else []
         done = subprocess.run(
-            ["chroot", str(self.root), "/bin/sh", "-c", 'cd "$0" && exec "$@"', cwd, *map(str, command)],
+            [*enter, "/bin/sh", "-c", 'cd "$0" && exec "$@"', cwd, *map(str, command)],
             env=clean | dict(env or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if capture else None,
@@ -72,6 +76,14 @@ class Chroot:
         else:
             shutil.copyfile(path, target)
         return INSIDE / name
+
+
+@cache
+def _with_proc() -> tuple[str, ...]:
+    """`chroot`, with /proc in there for as long as the command runs, where mounts may be made."""
+    mounts = ("unshare", "--mount", "/bin/sh", "-c", 'mount --bind /proc "$0/proc" && exec chroot "$0" "$@"')
+    tried = subprocess.run([*mounts[:2], "mount", "--bind", "/proc", "/proc"], capture_output=True, check=False)
+    return mounts if tried.returncode == 0 else ("chroot",)
 
 
 def pip_settings(env: Mapping[str, str]) -> dict[str, str]:
