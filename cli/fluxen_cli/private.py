@@ -41,15 +41,22 @@ class Ready:
 class PrivateGateway:
     """Serves from the moment it is made until `stop`."""
 
-    def __init__(self, prepare: Prepare, env: Mapping[str, str], announce: Announce | None = None) -> None:
+    def __init__(
+        self,
+        prepare: Prepare,
+        env: Mapping[str, str],
+        *,
+        announce: Announce | None = None,
+        says: int | None = None,
+    ) -> None:
         """prepare, called in the child, makes the configuration and says who every caller is (None: as configured).
-        announce, if any, is called there when it serves, and what the gateway says then goes to stderr.
+        announce, if any, is called there when it serves. says: the descriptor that what it prints goes to.
 
         Raises what `fluxen serve` would have ended with.
         """
         told, tell = os.pipe()
         parent = os.getpid()
-        self.pid = fork(lambda: _serve(prepare, env, announce, parent, tell), quiet=announce is None)
+        self.pid = fork(lambda: _serve(prepare, env, announce, parent, tell), says)
         os.close(tell)
         try:
             with os.fdopen(told) as pipe:  # a line, not all: its workers hold the pipe open, too
@@ -65,16 +72,16 @@ class PrivateGateway:
         self.pid = 0
 
 
-def fork(body: Callable[[], None], *, quiet: bool) -> int:
-    """A child with a session of its own that runs `body` and ends; its PID. It reads nothing and prints nothing, or
-    to stderr alone unless `quiet`."""
+def fork(body: Callable[[], None], says: int | None) -> int:
+    """A child with a session of its own that runs `body` and ends; its PID. It reads nothing, and what it prints goes
+    to the descriptor `says`, or nowhere."""
     sys.stdout.flush()
     sys.stderr.flush()
     # Ctrl-C may come now: it waits until the two are apart, or the child would run the parent's way out.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     pid = os.fork()
     if pid == 0:
-        _live(body, quiet, before)
+        _live(body, says, before)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid
 
@@ -94,7 +101,7 @@ def end(pid: int, patience: float) -> None:
         return  # it had ended by itself
 
 
-def _live(body: Callable[[], None], quiet: bool, mask: set[int | signal.Signals]) -> NoReturn:
+def _live(body: Callable[[], None], says: int | None, mask: set[int | signal.Signals]) -> NoReturn:
     code = 1
     try:
         os.setsid()
@@ -102,9 +109,8 @@ def _live(body: Callable[[], None], quiet: bool, mask: set[int | signal.Signals]
             signal.signal(number, signal.SIG_DFL)
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, 0)
-        os.dup2(nowhere if quiet else 2, 1)
-        if quiet:
-            os.dup2(nowhere, 2)
+        for descriptor in (1, 2):
+            os.dup2(nowhere if says is None else says, descriptor)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         body()
         code = 0

@@ -104,7 +104,8 @@ def _through_gateway(
     from fluxen_cli.foreground import wait_for
     from fluxen_cli.private import PrivateGateway
 
-    gateway = PrivateGateway(lambda: _prepare(config, caller), os.environ, _announce if verbose else None)
+    announce, says = (_announce, 2) if verbose else (None, None)
+    gateway = PrivateGateway(lambda: _prepare(config, caller), os.environ, announce=announce, says=says)
     try:
         ready = gateway.ready
         env = clients.environment(os.environ, arguments[0], ready.url, ready.keys)
