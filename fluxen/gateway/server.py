@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 
+from fluxen.analyzer.prices import PriceBook
 from fluxen.config.load import Loaded
 from fluxen.errors import LedgerError
 from fluxen.gateway import unpacked, worker
@@ -42,6 +43,7 @@ def serve(
     for upstream in snapshot.upstreams:
         if upstream.origin.scheme == "https":
             authorities.context(upstream.origin.ca_file)
+    PriceBook.shipped()  # read before the workers fork: theirs, too, and the file may be gone for a later one
     temporary = unpacked.folder()
     if temporary is not None:
         unpacked.hold(temporary)
