@@ -35,11 +35,15 @@ def _install():
         path = Path(sys._MEIPASS, file)
         if not path.exists():
             hidden = path.with_name(f"{file}.{os.getpid()}")
-            with hidden.open("xb") as out:
-                end = offset + length
-                while offset < end:
-                    offset += os.sendfile(out.fileno(), archive.fileno(), offset, end - offset)
-            hidden.rename(path)
+            try:
+                with hidden.open("wb") as out:
+                    end = offset + length
+                    while offset < end:
+                        offset += os.sendfile(out.fileno(), archive.fileno(), offset, end - offset)
+                hidden.rename(path)
+            except OSError:
+                hidden.unlink(missing_ok=True)
+                raise
         return path
 
     class Later:
