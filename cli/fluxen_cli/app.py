@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import typer
 
 from fluxen.errors import FluxenError
-from fluxen_cli import health, init, ledger, output, report, selftest, serve, sql, validate
+from fluxen_cli import doctor, health, init, ledger, output, report, selftest, serve, sql, validate
 from fluxen_cli import run as running
 
 HELP = """Fluxen, a self-hosted AI gateway: forwards bytes untouched, records what every request cost.
@@ -36,6 +36,7 @@ def build() -> typer.Typer:
     app.add_typer(ledger.build(), name="ledger")
     app.command("validate")(validate.command)
     app.command("health")(health.command)
+    app.command("doctor")(doctor.command)
     app.command("self-test", hidden=True)(selftest.command)
     return app
 
