@@ -9,6 +9,7 @@ import typer
 from fluxen.errors import FluxenError
 from fluxen_cli import doctor, health, init, ledger, output, report, selftest, serve, sql, validate
 from fluxen_cli import run as running
+from fluxen_cli.demo import command as demo
 
 HELP = """Fluxen, a self-hosted AI gateway: forwards bytes untouched, records what every request cost.
 
@@ -30,6 +31,7 @@ def build() -> typer.Typer:
     app.callback()(_main)
     app.command("init")(init.command)
     app.command("serve")(serve.command)
+    app.command("demo")(demo.command)
     app.command("run", context_settings=running.CONTEXT)(running.command)
     app.add_typer(report.build(), name="report")
     app.command("sql")(sql.command)
