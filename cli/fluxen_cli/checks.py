@@ -21,8 +21,8 @@ from fluxen.errors import AddressInUseError, FluxenError
 from fluxen.gateway.certificates import Authorities, trust
 from fluxen.gateway.snapshot import Snapshot
 
-MOST_BYTES: Final = 256 * 2**20
-"""Of Parquet that are read to verify a ledger: about two million rows, a second or two."""
+MOST_BYTES: Final = 64 * 2**20
+"""Of Parquet that are read to verify a ledger: about a million rows, two or three seconds."""
 _DAYS: Final = 30  # of the ledger that are searched for models without a price
 _SHOWN: Final = 5
 _LOW, _VERY_LOW = 2**30, 100 * 2**20  # bytes left on the disk of the data folder

@@ -14,6 +14,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trustme
 from gateway.conftest import environment
@@ -22,6 +23,7 @@ from ledger.samples import DAY, begin, end, settled
 from shared import Fluxen, missing
 
 from fluxen.keys.store import KeyStore
+from fluxen.ledger import manifest as manifests
 from fluxen.ledger.journal import Journal
 
 SECRET = "sk-planted-0123456789"
@@ -451,6 +453,16 @@ def test_a_ledger_and_models_without_a_price(doctor: Doctor, ledger: Path) -> No
     status, message = only(found["prices"])
     assert status == "warn"
     assert message.startswith("no price for made-up-7b at local (2); requests in the last 30 days, price book ")
+
+
+def test_a_large_ledger_is_left_to_verify(doctor: Doctor, ledger: Path) -> None:
+    manifest = manifests.load(ledger)
+    manifest.files = [msgspec.structs.replace(file, bytes=10**9) for file in manifest.files]
+    manifests.commit(ledger, manifest)
+    found = doctor("server: {bind_address: '127.0.0.1:0'}", "--offline")
+    assert only(found["ledger"])[1].startswith(f"{len(manifest.files)}.0 GB in {ledger}: more than is read here")
+    assert found["ledger"][0]["hint"] == "fluxen ledger verify reads all of it"
+    assert only(found["prices"])[0] == "warn"
 
 
 def test_a_damaged_ledger(doctor: Doctor, ledger: Path) -> None:

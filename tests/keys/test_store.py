@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared import missing
 
 from fluxen.errors import ConfigError, FluxenError
 from fluxen.keys.generate import hash_of
@@ -142,6 +143,21 @@ def test_a_file_that_others_can_open_is_warned_of(mode: int, said: str, tmp_path
     assert said in warning
     KeyStore(tmp_path).create("b")
     assert stat.S_IMODE((tmp_path / "keys.json").stat().st_mode) == 0o600
+
+
+def test_what_cant_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").mkdir()
+    with pytest.raises(ConfigError, match=r"can't read .*/keys\.json: Is a directory"):
+        KeyStore(tmp_path).read()
+
+
+def test_a_key_of_root_belongs_to_who_owns_the_folder(tmp_path: Path) -> None:
+    """So that a service can read what an administrator created for it."""
+    if os.geteuid() != 0:
+        missing("needs root")
+    os.chown(tmp_path, 12345, 12345)
+    KeyStore(tmp_path).create("a")
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in tmp_path.iterdir()} == {(12345, 12345)}
 
 
 def test_what_cant_be_written_is_told(tmp_path: Path) -> None:
