@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -148,22 +149,35 @@ def _rich_table(
     from rich.text import Text
 
     # Widths are ours: on a narrow terminal rich would cut numbers, and too wide is better than a digit less.
-    table = Table(box=box.SIMPLE_HEAD, show_footer=totals is not None, pad_edge=False)
     cells = [[show(value) for value in row] for row in rows]
     foot = [show(value) for value in totals] if totals is not None else [""] * len(columns)
-    for index, name in enumerate(columns):
-        number = _numeric(row[index] for row in [*rows, *([totals] if totals is not None else [])])
-        heading = visible(name if show is _plain else name.replace("_", " "))  # so that it can wrap
+    headings = [visible(name if show is _plain else name.replace("_", " ")) for name in columns]  # so that they wrap
+    numeric = [
+        _numeric(row[index] for row in [*rows, *([totals] if totals is not None else [])])
+        for index in range(len(columns))
+    ]
+    widths = []
+    for index, heading in enumerate(headings):
         longest = max(len(row[index]) for row in [*cells, foot])
-        width = max(longest if number else min(longest, WRAP), *map(len, heading.split(" ")))
-        justify: Literal["right", "left"] = "right" if number else "left"
-        table.add_column(Text(heading), Text(foot[index]), justify=justify, overflow="fold", width=width)
+        widths.append(max(longest if numeric[index] else min(longest, WRAP), *map(len, heading.split(" "))))
+    left, right = _padding(widths)
+    table = Table(box=box.SIMPLE_HEAD, show_footer=totals is not None, pad_edge=False, padding=(0, right, 0, left))
+    for index, heading in enumerate(headings):
+        justify: Literal["right", "left"] = "right" if numeric[index] else "left"
+        table.add_column(Text(heading), Text(foot[index]), justify=justify, overflow="fold", width=widths[index])
     for row in cells:
         table.add_row(*map(Text, row))
     buffer = io.StringIO()
     colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     Console(file=buffer, width=UNBOUNDED, force_terminal=colour, no_color=not colour).print(table)
     emit(buffer.getvalue())
+
+
+def _padding(widths: Sequence[int]) -> tuple[int, int]:
+    """Spaces to the left and the right of each cell, beside the one between two columns: as many as there is room."""
+    room = shutil.get_terminal_size().columns - sum(widths) - len(widths) - 1  # rich has one at either edge
+    gaps = len(widths) - 1
+    return (1, 1) if room >= 2 * gaps else (0, 1) if room >= gaps else (0, 0)
 
 
 def _numeric(values: Iterable[object]) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import signal
 import socket
 import subprocess
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli.terminal import PATIENCE, Terminal
 from gateway.proc import alive, children
 from gateway.rig import until
 from sdk.provider import CACHED, INPUT, OUTPUT, TEXT, Provider
@@ -25,7 +24,6 @@ from fluxen.errors import ConfigError
 from fluxen_cli import clients
 
 RUN = [sys.executable, "-m", "fluxen_cli", "run"]
-PATIENCE = 60.0
 
 OPENAI = """
 import openai
@@ -233,39 +231,6 @@ def test_signals_are_handed_on(clean_env: dict[str, str], tmp_path: Path, name: 
         process.send_signal(getattr(signal, f"SIG{name}"))
         out, _ = process.communicate(timeout=PATIENCE)
     assert (out, process.returncode) == (f"got {name}\n", 5)
-
-
-class Terminal:
-    """A terminal with a program in it, which is a session of its own."""
-
-    def __init__(self, command: list[str], env: dict[str, str], folder: Path) -> None:
-        self.pid, self._master = pty.fork()
-        if self.pid == 0:
-            os.chdir(folder)
-            os.execve(command[0], command, env)
-        self.said = ""
-
-    def type(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
-
-    def wait_for(self, text: str) -> None:
-        while text not in self.said:
-            assert self._read(), f"ended without {text!r}: {self.said}"
-
-    def ends(self) -> int:
-        while self._read():
-            pass
-        os.close(self._master)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-    def _read(self) -> bool:
-        assert select.select([self._master], [], [], PATIENCE)[0], f"says no more: {self.said}"
-        try:
-            data = os.read(self._master, 65536)
-        except OSError:  # EIO: nobody has it open any more
-            return False
-        self.said += data.decode()
-        return bool(data)
 
 
 ASKS_AND_COUNTS = """

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fluxen_cli.demo.answers import Turn, error, events, turn, whole
-from fluxen_cli.demo.cast import MODELS
+from fluxen_cli.demo.cast import MODELS, Model
 from fluxen_cli.demo.wire import chunk, head, read_body, read_head
 
 NUMBER = "x-demo-request"
@@ -61,6 +61,14 @@ class Provider:
         finally:
             self._talking.discard(task)
             writer.close()
+
+
+def script(model: Model, number: str) -> tuple[int, Turn, random.Random]:
+    """What becomes of a request: the status, what is said if that is 200, and dice for how long it takes."""
+    dice = random.Random(f"{model.name} {number}")
+    fate = dice.random()
+    status = 429 if fate < _REFUSED else 500 if fate < _BROKEN else 200
+    return status, turn(model, dice), dice
 
 
 async def _answer(

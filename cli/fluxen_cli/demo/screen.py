@@ -41,7 +41,8 @@ class Screen:
 
     def command(self, line: str) -> None:
         """A command line, as one types it."""
-        output.emit(f"\n{self._in(_DIM, '$')} {self._in(_CYAN, line)}\n")
+        typed = "\n".join(self._in(_CYAN, part) for part in line.split("\n"))
+        output.emit(f"\n{self._in(_DIM, '$')} {typed}\n")
 
     @contextlib.contextmanager
     def progress(self, totals: Mapping[str, int]) -> Iterator[Callable[[str, str], None]]:

@@ -34,10 +34,16 @@ _KILL_AT = 0.6
 """After this part of the traffic the worker is killed."""
 _PATIENCE = 20.0
 
-REPORTS = (
-    "fluxen report costs --by team,model",
-    "fluxen report costs --by status,error",
-    "fluxen sql \"select model_asked, stream, status, cost_usd from requests where error = 'lost' limit 4\"",
+_WIDE = 113
+"""Columns that the costs by team and model take."""
+_BY_TEAM_AND_MODEL = ("fluxen report costs --by team,model",)
+_ONE_BY_ONE = (
+    "fluxen report costs --by team",
+    'fluxen sql "select model, sum(cost_usd) from requests\n    where status = 200 group by 1 order by 2"',
+)
+_ANYWHERE = (
+    'fluxen sql "select team, median(ttfb_ms) from requests group by 1 order by 2"',
+    'fluxen sql "select error, count(*) from requests group by 1 order by 2 desc"',
     "fluxen ledger verify",
 )
 
@@ -169,7 +175,8 @@ def _reports(screen: Screen, folder: Path, seen: Seen) -> None:
         del os.environ[name]
     os.environ["FLUXEN_DATA_DIR"] = str(data)
     screen.command(f"export FLUXEN_DATA_DIR={shlex.quote(str(data))}")
-    for line in REPORTS:
+    wide = not screen.live or shutil.get_terminal_size().columns >= _WIDE
+    for line in (*(_BY_TEAM_AND_MODEL if wide else _ONE_BY_ONE), *_ANYWHERE):
         screen.command(line)
         _type(line)
     screen.heading("Was anything lost?")
@@ -211,10 +218,10 @@ def _next(screen: Screen, keep: Path | None) -> None:
     screen.heading("Your turn")
     screen.lines(
         (
-            "fluxen init                                         # a configuration and a first key",
-            "fluxen serve                                        # it prints what to set for each SDK, such as:",
+            "fluxen init                     # a configuration, and a first key",
+            "fluxen serve                    # says what to set for each SDK, such as",
             "export OPENAI_BASE_URL=http://127.0.0.1:8080/v1",
-            "fluxen run -- python app.py                         # or just one program, and its bill at the end",
+            "fluxen run -- python app.py     # or one program alone, and its bill",
         )
     )
     if keep:
