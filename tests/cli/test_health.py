@@ -125,11 +125,22 @@ def test_what_a_configuration_says(fluxen: Fluxen, tmp_path: Path) -> None:
     assert "server.bind_address: expected host:port" in done.stderr
 
 
-def test_it_imports_nothing_that_reads_or_serves() -> None:
-    """A container runs it again and again."""
-    code = "import sys; from fluxen_cli import health; health.ask(health.described(None)); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
+@pytest.mark.parametrize("arguments", [["--url", "URL"], ["--json", "--url", "URL"]])
+def test_what_it_imports(arguments: list[str]) -> None:
+    """A container runs the first of them every half minute: the whole command line would cost three times as much."""
+    code = (
+        "import sys; sys.argv[1:] = ['health', *sys.argv[1:]]; from fluxen_cli.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as ended: print(ended.code, *sys.modules)"
+    )
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        line = [url if argument == "URL" else argument for argument in arguments]
+        done = subprocess.run([sys.executable, "-c", code, *line], cwd="/", capture_output=True, text=True, check=True)
+    exit_code, *loaded = done.stdout.splitlines()[-1].split()
+    assert exit_code == "1"
     heavy = ("duckdb", "asyncio", "uvloop", "rich", "yaml", "fluxen.gateway", "fluxen.ledger")
     assert [name for name in heavy if name in loaded] == []
     assert "http.client" in loaded
+    assert ("typer" in loaded) is ("--json" in arguments)
