@@ -75,7 +75,7 @@ def configuration(loaded: Loaded, snapshot: Snapshot) -> Iterator[Finding]:
 def port(snapshot: Snapshot) -> Finding:
     """Free, or taken by a Fluxen that answers."""
     from fluxen.gateway.supervisor import bind
-    from fluxen_cli import health
+    from fluxen_cli import readiness
     from fluxen_cli.serve import gateway_url
 
     server = snapshot.config.server
@@ -85,7 +85,7 @@ def port(snapshot: Snapshot) -> Finding:
         for sock in bind(server.host, server.port, 1):
             sock.close()
     except AddressInUseError as error:
-        verdict = health.ask(gateway_url(server.host, server.port))
+        verdict = readiness.ask(gateway_url(server.host, server.port))
         if verdict.ready:
             return Finding("port", "ok", f"{server.bind_address} is served by a Fluxen that {verdict.message}")
         hint = "stop what runs there, or choose another: server.bind_address, --port"
