@@ -22,7 +22,7 @@ CLI = ROOT / "docs" / "cli.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 
 COMMANDS = (
-    "", "init", "serve", "report", "report costs", "sql", "validate", "health", "doctor", "ledger", "ledger verify",
+    "", "init", "serve", "run", "demo", "report", "report costs", "sql", "validate", "health", "doctor", "ledger", "ledger verify",
     "ledger compact", "ledger export", "ledger backup", "ledger views",
 )  # fmt: skip
 

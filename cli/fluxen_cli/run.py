@@ -50,7 +50,7 @@ class Ended:
 
 
 def command(
-    arguments: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="What to run, and its arguments.")],
+    arguments: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run, and its arguments.")],
     tags: Annotated[
         list[str] | None, typer.Option("--tags", metavar="NAME=VALUE", help="Tags for its rows: a=b,c=d. Repeatable.")
     ] = None,
