@@ -55,8 +55,8 @@ def _install():
                 return None
             from pathlib import Path
 
-            # The running program's own file, also when an upgrade has put another one in its place.
-            with Path("/proc/self/exe" if sys.platform == "linux" else sys.executable).open("rb") as archive:
+            running = Path("/proc/self/exe")  # also when an upgrade has put another file in its place
+            with (running if running.exists() else Path(sys.executable)).open("rb") as archive:
                 if not entries:
                     entries[""] = None
                     read_contents(archive)
