@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -25,6 +26,7 @@ class Terminal:
             os.chdir(folder)
             os.execve(command[0], command, env)
         self.said = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
@@ -45,5 +47,5 @@ class Terminal:
             data = os.read(self._master, 65536)
         except OSError:  # EIO: nobody has it open any more
             return False
-        self.said += data.decode()
+        self.said += self._decoder.decode(data)
         return bool(data)

@@ -11,9 +11,9 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fluxen import __version__
 from fluxen.errors import FluxenError
@@ -48,26 +48,67 @@ _ANYWHERE = (
 )
 
 
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def tell(keep: Path | None) -> None:
     """The whole show. keep: a folder to be made, in which configuration and ledger stay."""
-    screen = Screen()
-    with _stage(keep) as folder:
-        _play(screen, folder)
+    screen, way_out = Screen(), Exit()
+    with _stage(keep, way_out) as folder:
+        _play(screen, folder, way_out)
     _next(screen, keep)
 
 
+class Exit:
+    """The way out for who presses Ctrl-C or sends SIGTERM: once, and then undisturbed, or something would be left
+    behind. (A one-file executable gets each Ctrl-C twice.)"""
+
+    def __init__(self) -> None:
+        self.code = 0
+        self._cancel: Callable[[], object] | None = None
+        for number in _ENDS:
+            signal.signal(number, self._asked)
+
+    def close(self) -> None:
+        """From now on nobody is listened to."""
+        for number in _ENDS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def run(self, show: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """asyncio.run, which takes it ill when a task of its own raises SystemExit: it is cancelled instead."""
+
+        async def cancellable() -> None:
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            assert task is not None
+            self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+            try:
+                await show()
+            finally:
+                self._cancel = None
+
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(cancellable())
+        if self.code:
+            raise SystemExit(self.code)
+
+    def _asked(self, number: int, _frame: object) -> None:
+        self.close()
+        self.code = 128 + number
+        if self._cancel is None:
+            raise SystemExit(self.code)
+        self._cancel()
+
+
 @contextlib.contextmanager
-def _stage(keep: Path | None) -> Iterator[Path]:
+def _stage(keep: Path | None, way_out: Exit) -> Iterator[Path]:
     """The folder of the show. It stays only when it was asked for and the show came to its end."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
     folder = _made(keep) if keep else Path(tempfile.mkdtemp(prefix="fluxen-demo-"))
     stays = False
     try:
         yield folder
         stays = keep is not None
     finally:
-        _finish_undisturbed()
+        way_out.close()
         if not stays:
             shutil.rmtree(folder)
 
@@ -81,17 +122,7 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _leave(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
-
-
-def _finish_undisturbed() -> None:
-    """Whoever is in a hurry now would leave processes or files behind."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _play(screen: Screen, folder: Path) -> None:
+def _play(screen: Screen, folder: Path, way_out: Exit) -> None:
     from fluxen.analyzer.prices import PriceBook
 
     provider = Provider()
@@ -107,10 +138,10 @@ def _play(screen: Screen, folder: Path) -> None:
         gateway = PrivateGateway(lambda: (_load(file), None), {}, says=log.fileno())
     try:
         screen.lines([f"Fluxen serves on {gateway.ready.url}"])
-        seen = _traffic(screen, folder, provider, gateway.ready.url)
+        seen = _traffic(screen, folder, provider, gateway.ready.url, way_out)
         _reports(screen, folder, seen)
     finally:
-        _finish_undisturbed()
+        way_out.close()
         gateway.stop()
 
 
@@ -123,7 +154,7 @@ def _load(file: Path) -> Loaded:
 # --- traffic, and what happens to it
 
 
-def _traffic(screen: Screen, folder: Path, provider: Provider, url: str) -> Seen:
+def _traffic(screen: Screen, folder: Path, provider: Provider, url: str, way_out: Exit) -> Seen:
     planned = cast.plan(_EACH)
     whole = sum(map(len, planned.values()))
     screen.heading(f"{whole} requests: streams, cached and reasoning tokens, now and then a 429 or 500")
@@ -138,7 +169,7 @@ def _traffic(screen: Screen, folder: Path, provider: Provider, url: str) -> Seen
 
         crowd = Crowd(int(url.rpartition(":")[2]), planned, told)
         started = time.monotonic()
-        asyncio.run(_talk(provider, crowd))
+        way_out.run(lambda: _talk(provider, crowd))
     seconds = time.monotonic() - started
     screen.text(f"All answered in {seconds:.1f} s, {whole / seconds:.0f} a second.")
     screen.heading(f"Meanwhile: kill -9 {killed[0]}, the only worker, with requests in flight")
