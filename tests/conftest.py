@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from shared import ROOT, Fluxen
+from shared import ROOT, Fluxen, require_program
 
 # The same examples every time: a test that fails in CI fails here. Another seed by hand: --hypothesis-seed=N.
 settings.register_profile("fluxen", derandomize=True, deadline=None)
@@ -42,6 +42,14 @@ def fluxen(clean_env: dict[str, str], tmp_path: Path) -> Fluxen:
         )
 
     return run  # type: ignore[return-value]
+
+
+@pytest.fixture
+def unprivileged() -> list[str]:
+    """What to put before a command so that it may open only what permissions let it, also when root runs the tests."""
+    if os.geteuid() != 0:
+        return []
+    return [require_program("setpriv"), "--bounding-set=-dac_override,-dac_read_search", "--"]
 
 
 @pytest.fixture

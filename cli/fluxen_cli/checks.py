@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from fluxen.config.load import Loaded
+from fluxen.config.paths import expand
 from fluxen.config.values import Secret, substitute
 from fluxen.errors import AddressInUseError, FluxenError
 from fluxen.gateway.certificates import Authorities, trust
@@ -166,9 +167,7 @@ def _secret_files(loaded: Loaded, env: Mapping[str, str]) -> set[Path]:
     folder = loaded.path.parent if loaded.path else Path()
     references = (secret.reference or "" for _, secret in _secrets(loaded))
     return {
-        folder / Path(substitute(reference, env)[5:]).expanduser()
-        for reference in references
-        if reference.startswith("file:")
+        folder / expand(substitute(reference, env)[5:]) for reference in references if reference.startswith("file:")
     }
 
 
@@ -190,14 +189,17 @@ def data_folder(folder: Path) -> Finding:
 
 def ledger(folder: Path) -> Iterator[Finding]:
     """Integrity, by the code of `fluxen ledger verify`, and models whose cost is not known."""
-    if not folder.is_dir():
-        yield Finding("ledger", "ok", f"none yet in {folder.parent}")
-        return
     try:
+        if not folder.is_dir():
+            yield Finding("ledger", "ok", f"none yet in {folder.parent}")
+            return
         yield from _integrity(folder)
         yield _prices(folder)
     except FluxenError as error:
         yield of_error("ledger", error)
+    except OSError as error:
+        hint = "run as the user that serves, or check who owns the data folder"
+        yield Finding("ledger", "fail", f"{error.filename or folder} can't be read: {error.strerror}", hint)
 
 
 def _integrity(folder: Path) -> Iterator[Finding]:

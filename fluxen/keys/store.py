@@ -85,7 +85,12 @@ class KeyStore:
     def _add(self, document: dict[str, Any], key_id: str) -> str:
         key = new_key()
         created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        document["keys"].append({"id": key_id, "hash": hash_of(key), "created": created})
+        entry = {"id": key_id, "hash": hash_of(key), "created": created}
+        try:
+            self._key(len(document["keys"]), entry)  # what can't be read again is never written
+        except ConfigError:
+            raise FluxenError("a key's id has 1 to 256 printable ASCII characters") from None
+        document["keys"].append(entry)
         write_whole(self.path, json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
         return key
 

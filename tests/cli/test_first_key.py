@@ -16,6 +16,7 @@ from gateway.rig import OK_BODY, Gateway, Upstream, request, until
 from shared import Fluxen, require_program
 
 from fluxen.keys.generate import hash_of
+from fluxen.keys.store import KeyStore
 
 Start = Callable[..., Gateway]
 
@@ -217,6 +218,47 @@ def test_a_key_that_cant_be_kept_is_not_printed(fluxen: Fluxen, tmp_path: Path) 
     done = fluxen("serve", "--first-key", "--port", "0", env={"FLUXEN_DATA_DIR": str(tmp_path / "data")})
     assert (done.returncode, done.stdout) == (3, "")
     assert "keys.json can't be used: is no JSON" in done.stderr
+
+
+def test_a_data_folder_of_somebody_else(unprivileged: list[str], clean_env: dict[str, str], tmp_path: Path) -> None:
+    """As in a container whose volume belongs to another user."""
+    data = tmp_path / "data"
+    data.mkdir()
+    KeyStore(data).create("ci")
+    if os.geteuid() == 0:
+        os.chown(data, 12345, 12345)
+        os.chown(data / "keys.json", 12345, 12345)
+    command = [*unprivileged, sys.executable, "-m", "fluxen_cli"]
+    env = clean_env | {"FLUXEN_DATA_DIR": str(data)}
+
+    def ended(*args: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*command, *args], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert "Traceback" not in done.stderr
+        return done
+
+    (data / "keys.json").chmod(0o000)
+    for args in (["serve", "--first-key", "--port", "0"], ["serve", "--port", "0"], ["validate"]):
+        done = ended(*args)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert f"can't read {data}/keys.json: Permission denied" in done.stderr
+    (data / "keys.json").chmod(0o644)
+    (data / "keys.json").write_text('{"version": 1, "keys": []}')
+    data.chmod(0o555)
+    done = ended("serve", "--first-key", "--port", "0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        f"error: can't write {data}/keys.json: Permission denied\nhint: a client key is kept "
+    )
+    data.chmod(0o000)
+    done = ended("doctor", "--offline", "--json")
+    assert done.returncode == 1
+    found = {one["check"]: one["message"] for one in json.loads(done.stdout)["checks"]}
+    assert "Permission denied" in found["configuration"]
+    assert found["data folder"] == f"{data} can't be written to by this user"
+    assert found["ledger"] == f"{data}/ledger can't be read: Permission denied"
+    data.chmod(0o700)
 
 
 def test_a_key_is_printed_even_if_the_start_fails(
