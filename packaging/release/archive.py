@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _FILTERS = (
-    ("--x86", "--lzma2=preset=6,dict=32MiB") if platform.machine() == "x86_64" else ("--lzma2=preset=6,dict=32MiB",)
+    ("--x86", "--lzma2=preset=2,dict=32MiB") if platform.machine() == "x86_64" else ("--lzma2=preset=2,dict=32MiB",)
 )
 
 
