@@ -24,6 +24,7 @@ def wait_for(command: Sequence[str], env: Mapping[str, str]) -> int:
     Raises OSError when it can't be started. Afterwards Ctrl-C is ignored for the rest of this process: the one that
     ended the command must not end what comes after it.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever started us may have ignored it: no child could be awaited
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
     try:
         pid = os.posix_spawnp(command[0], list(command), env, setsigmask=before, setsigdef=_OURS_IGNORED)

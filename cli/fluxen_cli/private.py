@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -58,13 +59,11 @@ class PrivateGateway:
         parent = os.getpid()
         self.pid = fork(lambda: _serve(prepare, env, announce, parent, tell), says)
         os.close(tell)
-        try:
+        with ExitStack() as stack:
+            stack.callback(self.stop)
             with os.fdopen(told) as pipe:  # a line, not all: its workers hold the pipe open, too
-                answer: dict[str, Any] = json.loads(pipe.readline() or "{}")
-            self.ready = _ready(answer)
-        except BaseException:
-            self.stop()
-            raise
+                self.ready = _ready(json.loads(pipe.readline() or "{}"))
+            stack.pop_all()  # it serves: from here on the caller stops it
 
     def stop(self) -> None:
         """Have it finish what runs, and write it down; returns when it has ended."""
