@@ -22,8 +22,8 @@ CLI = ROOT / "docs" / "cli.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 
 COMMANDS = (
-    "", "init", "serve", "run", "demo", "report", "report costs", "sql", "validate", "health", "doctor", "ledger", "ledger verify",
-    "ledger compact", "ledger export", "ledger backup", "ledger views",
+    "", "init", "serve", "run", "demo", "report", "report costs", "sql", "validate", "health", "doctor", "ledger",
+    "ledger verify", "ledger compact", "ledger export", "ledger backup", "ledger views",
 )  # fmt: skip
 
 SECTIONS: dict[str, tuple[type[BaseModel], str]] = {
