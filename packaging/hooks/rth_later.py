@@ -41,9 +41,9 @@ def _install():
                     while offset < end:
                         offset += os.sendfile(out.fileno(), archive.fileno(), offset, end - offset)
                 hidden.rename(path)
-            except OSError:
+            except OSError as error:  # no room, most likely: then it helps to know where
                 hidden.unlink(missing_ok=True)
-                raise
+                raise OSError(error.errno, error.strerror, str(path)) from None
         return path
 
     class Later:
