@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 import yaml
-from shared import ROOT
+from shared import ROOT, Fluxen
 
 from fluxen import __version__
 from fluxen.config.model import Server
@@ -173,3 +173,42 @@ def test_the_build_sees_what_it_copies_and_no_more() -> None:
     for secret in (".env", ".git", "fluxen.yaml", "packaging/fluxen.env", "packaging/etc/fluxen.yaml", "tests"):
         assert not any(PurePosixPath(secret).is_relative_to(name) for name in kept), secret
     assert any(fnmatch.fnmatch("fluxen/__pycache__", rule.replace("**", "*")) for rule in dropped)
+
+
+def documented() -> list[str]:
+    """Lines of the blocks marked `sh docker`, with their continuation lines joined."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    blocks = [
+        block for page in pages for block in re.findall(r"^```sh docker\n(.*?)^```$", page.read_text(), re.M | re.S)
+    ]
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def test_documented_commands_fit_what_is_here(fluxen: Fluxen) -> None:
+    """No test has a Docker daemon, so what is checked of these lines is what they say of this repository."""
+    seen = 0
+    for line in documented():
+        words = [word for word in shlex.split(line, comments=True) if not re.fullmatch(r"[A-Z_]+=\S+", word)]
+        for name in re.findall(r"\b[A-Z_]+_API_KEY\b", line):
+            assert name in (FOLDER / "providers.env").read_text().split()
+        if words[:3] == ["docker", "compose", "exec"]:
+            service, program, *command = words[3:]
+            assert service in COMPOSE["services"]
+            if program == "fluxen":
+                options = [word for word in command if word.startswith("--")]
+                path = command[: 1 + (command[0] in ("report", "ledger"))]
+                done = fluxen(*path, "--help")
+                assert done.returncode == 0, line
+                assert all(option in done.stdout for option in options), line
+            seen += 1
+        elif words[:2] == ["docker", "build"]:
+            assert words[words.index("--file") + 1] == "packaging/Dockerfile"
+            seen += 1
+        elif words[:2] == ["docker", "run"]:
+            assert f"127.0.0.1:8080:{instructions('EXPOSE')[0]}" in words
+            assert f"fluxen:{instructions('VOLUME')[0]}" in words
+            seen += 1
+        else:
+            assert words[:2] == ["docker", "compose"] or words[0] in ("export", "git"), line
+    assert seen >= 5
