@@ -43,6 +43,7 @@ DEBIAN = {
     "zlib": ("Zlib", ()),
     "expat": ("MIT", ()),
 }
+IN_FULL = ("MPL-2.0",)
 BUILT = {"openssl": ("OpenSSL", "Apache-2.0"), "python3.11": ("CPython", "PSF-2.0")}
 
 
@@ -114,7 +115,10 @@ def _distribution(info: Path) -> Iterator[Part]:
     )
     if not texts:
         raise UnknownPartError(f"{name} {version} comes without the text of its licence")
-    yield Part(name, version, _licence(about), texts, purl=f"pkg:pypi/{_normal(name)}@{version}")
+    licence = _licence(about)
+    if licence in IN_FULL:  # the distribution only says where to read it
+        texts += ((f"{licence}.txt", (HERE / "licences" / f"{licence}.txt").read_text()),)
+    yield Part(name, version, licence, texts, purl=f"pkg:pypi/{_normal(name)}@{version}")
     yield from _linked_in(name, version, info)
 
 
