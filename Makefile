@@ -58,9 +58,20 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/bench/ledger.py
 	$(BIN)/python tests/bench/analyzer.py
 
-# A wheel and a source archive in dist/.
+# Everything a release consists of, in dist/: the executable as one file and as a folder, a Debian package, wheel, licences,
+# bill of materials, sums. As root with mmdebstrap it is made in an old Debian, so that older systems run it.
 dist: $(VENV)/.installed
-	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python packaging/build.py $(ARGS)
+
+# What `make dist` made, with an empty environment, from another folder, in fresh systems without Python.
+.PHONY: smoke
+smoke: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest packaging/smoke --binary dist/fluxen --binary dist/fluxen-folder/fluxen $(ARGS)
+
+# The container image, built and run without Docker where that can be done (root, apt), else only linted.
+.PHONY: image
+image: $(VENV)/.installed-dev
+	packaging/container.sh
 
 # Resolve anew (needs uv): these locks are the only versions that are installed anywhere.
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -q
