@@ -30,6 +30,7 @@ only_linted() {
 [ "$(id -u)" = 0 ] || only_linted "it takes root to make a Debian without Docker"
 missing=()
 for program in buildah mmdebstrap; do command -v $program >/dev/null || missing+=($program); done
+[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 if [ ${#missing[@]} -gt 0 ]; then
     command -v apt-get >/dev/null || only_linted "no ${missing[*]} here, and no apt to get it"
     say "installing ${missing[*]}"
