@@ -1,6 +1,6 @@
 """The commands of README and docs that need what `make dist` made (blocks marked `sh dist`), in the order of the pages,
-in a folder that holds the release as somebody has downloaded it. Those that install a package run in a fresh Debian in
-test_release.py."""
+in a folder that holds the release as somebody has downloaded it. The one that installs the package is run in fresh
+Debians by test_package.py."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class System:
     def files(self) -> set[str]:
         """All there is, but for what dpkg and the system itself keep of what has been."""
         own = re.compile(
-            r"(proc|run|var/lib/dpkg|var/log|var/cache)(/.*)?|etc/(passwd|group|shadow|gshadow|sub[ug]id)-?|tmp/.*"
+            r"(proc|run|var/lib/dpkg|var/lib/apt|var/log|var/cache)(/.*)?|etc/(passwd|group|shadow|gshadow|sub[ug]id)-?|tmp/.*"
         )
         names = (str(path.relative_to(self.root)) for path in self.root.rglob("*"))
         return {name for name in names if not own.fullmatch(name)}
@@ -159,10 +159,12 @@ def test_one_file_is_all_it_takes(system: System, alone: str, upstream: Upstream
 
 def test_the_package_installs_serves_upgrades_and_goes(system: System, upstream: Upstream) -> None:
     (deb,) = DIST.glob(f"fluxen_{__version__}_*.deb")
-    shutil.copy(deb, system.at("/tmp/fluxen.deb"))
+    shutil.copy(deb, system.at("/tmp"))
     before, users = system.files(), system.at("/etc/passwd").read_text()
 
-    system.run("dpkg", "--install", "/tmp/fluxen.deb")
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (install,) = re.findall(r"^```sh dist\n(apt-get install .*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    system.run("sh", "-c", f"cd /tmp; {install}")
     assert system.run("fluxen", "--version", user="nobody") == f"fluxen {__version__}\n"
     assert system.run("stat", "--format=%U:%G %a", "/var/lib/fluxen") == "fluxen:fluxen 750\n"
     assert system.run("stat", "--format=%U:%G %a", "/etc/fluxen/fluxen.yaml") == "root:fluxen 640\n"
@@ -174,7 +176,7 @@ def test_the_package_installs_serves_upgrades_and_goes(system: System, upstream:
     system.at("/etc/fluxen/fluxen.yaml").write_text(config(upstream))
     serve_and_report(system, "/usr/lib/fluxen/fluxen", "fluxen", "/var/lib/fluxen", "/etc/fluxen/fluxen.yaml")
 
-    system.run("dpkg", "--install", "/tmp/fluxen.deb")  # an upgrade keeps what is the administrator's
+    system.run("dpkg", "--install", f"/tmp/{deb.name}")  # an upgrade keeps what is the administrator's
     assert system.at("/etc/fluxen/fluxen.yaml").read_text() == config(upstream)
     assert system.run("stat", "--format=%U:%G %a", "/etc/fluxen/fluxen.yaml") == "root:fluxen 640\n"
 
