@@ -1,33 +1,46 @@
 # DuckDB is two thirds of the executable, and most commands do without. A one-file executable unpacks all of itself at
 # each start; what fluxen.spec has marked as LATER is left in it until somebody imports it, and unpacked then, beside
-# the rest. In the folder form there is nothing of that kind: the finder is never asked for what is there.
+# the rest. In the folder form nothing is marked.
 def _install():
+    import struct
     import sys
 
-    entries = {}
+    COOKIE, ENTRY = struct.Struct("!8sIIII64s"), struct.Struct("!IIIIBc")  # PyInstaller's, behind and in its archive
+    found = []
 
-    def read_contents(archive):
-        """Where in the executable each such file is: PyInstaller's table of contents, found by the cookie behind it."""
-        import struct
-
-        size = archive.seek(0, 2)
-        start = archive.seek(max(0, size - 65536))
-        cookie = struct.Struct("!8sIIII64s")
+    def contents(archive):
+        """Each such file by the name of its module: (file, where in the archive it is, how long). None: no archive."""
+        start = archive.seek(max(0, archive.seek(0, 2) - 65536))
         end = archive.read()
-        at = end.rindex(b"MEI\014\013\012\013\016")
-        _, length, toc, toc_length, *_ = cookie.unpack_from(end, at)
-        package = start + at + cookie.size - length
-        archive.seek(package + toc)
-        table = archive.read(toc_length)
-        entry, at = struct.Struct("!IIIIBc"), 0
-        while at < toc_length:
-            size, offset, _, length, _, kind = entry.unpack_from(table, at)
+        at = end.rfind(b"MEI\014\013\012\013\016")
+        if at < 0:
+            return None
+        _, length, table, table_length, *_ = COOKIE.unpack_from(end, at)
+        package = start + at + COOKIE.size - length
+        archive.seek(package + table)
+        entries, at, raw = {}, 0, archive.read(table_length)
+        while at < table_length:
+            size, offset, _, length, _, kind = ENTRY.unpack_from(raw, at)
             if kind == b"L":
-                file = table[at + entry.size : at + size].rstrip(b"\0").decode()
+                file = raw[at + ENTRY.size : at + size].rstrip(b"\0").decode()
                 entries[file.partition(".")[0]] = (file, package + offset, length)
             at += size
+        return entries
 
-    def unpack(archive, file, offset, length):
+    def own():
+        """(path, contents) of the running program's own file, also when an upgrade has put another in its place; an
+        emulator may show itself instead."""
+        from pathlib import Path
+
+        for path in (Path("/proc/self/exe"), Path(sys.executable)):
+            if path.exists():
+                with path.open("rb") as archive:
+                    entries = contents(archive)
+                if entries is not None:
+                    return path, entries
+        return None, {}
+
+    def unpack(source, file, offset, length):
         """Under another name first: of two processes that do this at once, neither finds half a file."""
         import os
         from pathlib import Path
@@ -36,7 +49,7 @@ def _install():
         if not path.exists():
             hidden = path.with_name(f"{file}.{os.getpid()}")
             try:
-                with hidden.open("wb") as out:
+                with source.open("rb") as archive, hidden.open("wb") as out:
                     end = offset + length
                     while offset < end:
                         offset += os.sendfile(out.fileno(), archive.fileno(), offset, end - offset)
@@ -53,18 +66,14 @@ def _install():
         def find_spec(name, path=None, _=None):
             if path is not None or "." in name:
                 return None
-            from pathlib import Path
+            if not found:
+                found.append(own())
+            source, entries = found[0]
+            if name not in entries:
+                return None
+            from importlib.util import spec_from_file_location
 
-            running = Path("/proc/self/exe")  # also when an upgrade has put another file in its place
-            with (running if running.exists() else Path(sys.executable)).open("rb") as archive:
-                if not entries:
-                    entries[""] = None
-                    read_contents(archive)
-                if name not in entries:
-                    return None
-                from importlib.util import spec_from_file_location
-
-                return spec_from_file_location(name, unpack(archive, *entries[name]))
+            return spec_from_file_location(name, unpack(source, *entries[name]))
 
     sys.meta_path.append(Later)
 
