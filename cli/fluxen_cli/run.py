@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -70,7 +68,7 @@ def command(
     on stderr. Configuration, provider keys and ledger are those of `fluxen serve`; no client key is needed. The exit
     code is the command's (128 + N when signal N ended it; 127 when there is no such command, 126 when it can't run).
     """
-    run = secrets.token_hex(4)
+    run = os.urandom(4).hex()
     labels = parse_tags(tags or ())
     for label in (team, project):
         if label is not None:
@@ -78,6 +76,7 @@ def command(
     if shutil.which(arguments[0]) is None and not Path(arguments[0]).exists():
         _cant_run(arguments[0], FileNotFoundError())
 
+    import shlex
     from contextlib import ExitStack
 
     with ExitStack() as stack:
