@@ -82,10 +82,11 @@ def main() -> int:
         )
     with tempfile.TemporaryDirectory(prefix="fluxen-dist-") as scratch:
         staged = Path(scratch, "1")
-        build(staged, say, on_host=bool(lacking))
+        when = epoch()
+        build(staged, when, say, on_host=bool(lacking))
         if chosen.check_reproducible:
             again = Path(scratch, "2")
-            build(again, say, on_host=bool(lacking))
+            build(again, when, say, on_host=bool(lacking))
             if differing := differences(staged, again):
                 print("NOT reproducible: " + ", ".join(differing), file=sys.stderr)
                 return 1
@@ -98,9 +99,8 @@ def main() -> int:
     return 0
 
 
-def build(out: Path, say: Progress, *, on_host: bool) -> None:
+def build(out: Path, when: int, say: Progress, *, on_host: bool) -> None:
     out.mkdir()
-    when = epoch()
     env = {"SOURCE_DATE_EPOCH": str(when), "PYTHONDONTWRITEBYTECODE": "1"}
     say("wheel and source archive")
     subprocess.run(
