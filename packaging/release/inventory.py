@@ -37,6 +37,10 @@ SPDX = {
 # Debian describes licences in sentences, and names the common ones by a file that all its packages share.
 DEBIAN = {
     "gcc-10": ("GPL-3.0-or-later WITH GCC-exception-3.1", ("GPL-3",)),
+    "gcc-12": ("GPL-3.0-or-later WITH GCC-exception-3.1", ("GPL-3",)),
+    "openssl": ("Apache-2.0", ("Apache-2.0",)),
+    "python3.11": ("PSF-2.0", ()),
+    "util-linux": ("BSD-3-Clause", ()),  # libuuid
     "libffi": ("MIT", ()),
     "bzip2": ("bzip2-1.0.6", ()),
     "xz-utils": ("0BSD", ()),
