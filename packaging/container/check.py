@@ -317,6 +317,10 @@ def main() -> None:
     root, inspected = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
     image = Image(root, inspected)
     assert image.ports == ["8080/tcp"], image.ports
+    terms = (root / "usr/share/doc/fluxen/THIRD-PARTY-LICENSES.txt").read_text()
+    for part in ("duckdb", "libssl3", "uvloop", "pyinstaller"):
+        assert f"\n  {part} " in terms, part
+    done("the terms of what is inside lie in it")
     loopback_up()
     os.environ["no_proxy"] = "*"
     provider = ThreadingHTTPServer(("127.0.0.1", 0), Provider)
