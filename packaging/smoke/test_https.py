@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 from gateway.rig import Client, Connection, answer, request
+from shared import missing
 
 if TYPE_CHECKING:
     from packaging.smoke.conftest import Configured
@@ -96,7 +97,7 @@ class Machine:
 @pytest.fixture
 def machine(binary: Path, tmp_path: Path) -> Machine:
     if os.geteuid() != 0:
-        pytest.skip("only root may change what the root folder is")
+        missing("only root may change what the root folder is")
     return Machine(tmp_path / "root", binary)
 
 
