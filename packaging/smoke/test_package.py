@@ -10,8 +10,11 @@ import os
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,9 +108,25 @@ def _stream(connection: Connection, _: Request) -> None:
     connection.send(b"0\r\n\r\n")
 
 
-def serve_and_report(system: System, program: str, user: str, data: str, file: str) -> None:
+@contextmanager
+def manager(system: System) -> Iterator[socket.socket]:
+    """What systemd listens on for services that say when they are up: /tmp/notify in there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        listening.settimeout(PATIENCE)
+        listening.bind(str(system.at("/tmp/notify")))
+        system.at("/tmp/notify").chmod(0o777)
+        yield listening
+    system.at("/tmp/notify").unlink()
+
+
+def serve_and_report(
+    system: System, program: str, user: str, data: str, file: str, manager: socket.socket | None = None
+) -> None:
     """Serve, stream, stop by SIGTERM, and find the request in the report."""
-    env = {"FLUXEN_DATA_DIR": data, "HOME": "/", "TMPDIR": "/tmp"}
+    env = {"FLUXEN_DATA_DIR": data, "HOME": "/", "TMPDIR": "/tmp"} | (
+        {"NOTIFY_SOCKET": "/tmp/notify"} if manager else {}
+    )
     serving = subprocess.Popen(
         system.command(program, "serve", "--config", file, user=user),
         env=ENVIRONMENT | env,
@@ -124,6 +143,10 @@ def serve_and_report(system: System, program: str, user: str, data: str, file: s
                 break
         found = re.search(r" serves on http://\S*:(\d+)\b", said)
         assert found, said
+        if manager is not None:
+            message, (credentials,), _, _ = manager.recvmsg(100, socket.CMSG_SPACE(12))
+            sender, _, _ = struct.unpack("3i", credentials[2])
+            assert (message, sender) == (b"READY=1", serving.pid), "systemd hears the main process only"
         with Client(int(found[1])) as client:
             answer = client.ask(request(b"/v1/chat/completions", BODY, key=None))
         assert (answer.status, answer.complete) == (200, True)
@@ -174,7 +197,9 @@ def test_the_package_installs_serves_upgrades_and_goes(system: System, upstream:
     system.run("fluxen", "validate", user="fluxen")
 
     system.at("/etc/fluxen/fluxen.yaml").write_text(config(upstream))
-    serve_and_report(system, "/usr/lib/fluxen/fluxen", "fluxen", "/var/lib/fluxen", "/etc/fluxen/fluxen.yaml")
+    with manager(system) as listening:
+        program = "/usr/lib/fluxen/fluxen"
+        serve_and_report(system, program, "fluxen", "/var/lib/fluxen", "/etc/fluxen/fluxen.yaml", listening)
 
     system.run("dpkg", "--install", f"/tmp/{deb.name}")  # an upgrade keeps what is the administrator's
     assert system.at("/etc/fluxen/fluxen.yaml").read_text() == config(upstream)
