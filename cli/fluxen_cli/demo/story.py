@@ -75,19 +75,19 @@ class Exit:
             signal.signal(number, signal.SIG_IGN)
 
     def run(self, show: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """asyncio.run, which takes it ill when a task of its own raises SystemExit: it is cancelled instead."""
+        """asyncio.run, which takes it ill when something raises SystemExit inside it: the show is cancelled instead."""
 
         async def cancellable() -> None:
             loop, task = asyncio.get_running_loop(), asyncio.current_task()
             assert task is not None
             self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
-            try:
+            if not self.code:
                 await show()
-            finally:
-                self._cancel = None
 
+        self._cancel = lambda: None
         with contextlib.suppress(asyncio.CancelledError):
             asyncio.run(cancellable())
+        self._cancel = None
         if self.code:
             raise SystemExit(self.code)
 
@@ -96,7 +96,8 @@ class Exit:
         self.code = 128 + number
         if self._cancel is None:
             raise SystemExit(self.code)
-        self._cancel()
+        with contextlib.suppress(RuntimeError):  # the loop has just been closed
+            self._cancel()
 
 
 @contextlib.contextmanager
