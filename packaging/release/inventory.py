@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import ast
 import json
+import platform
 import re
 import subprocess
+import sys
+import sysconfig
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -79,7 +82,7 @@ def take(work: Path, place: Chroot, packages: Path, record: Record | None) -> li
         elif not (here.is_relative_to(work.parent) and not here.is_relative_to(packages)):
             others.add(source)
     parts = [part for info in sorted(found) for part in _distribution(info)]
-    parts += _system(others, place, record)
+    parts += _system(others, place, record) if record else _machine(others)
     return sorted(parts, key=lambda part: (part.name.lower(), part.version))
 
 
@@ -167,12 +170,12 @@ def _linked_in(name: str, version: str, info: Path) -> Iterator[Part]:
                 )
 
 
-def _system(sources: Iterable[str], place: Chroot, record: Record | None) -> Iterator[Part]:
-    """Interpreter and shared libraries."""
+def _system(sources: Iterable[str], place: Chroot, record: Record) -> Iterator[Part]:
+    """Interpreter and shared libraries of the base."""
     seen: set[str] = set()
     for source in sorted(sources):
-        built = _built(source) if record else None
-        if built and record and built not in seen:
+        built = _built(source)
+        if built and built not in seen:
             seen.add(built)
             name, licence = BUILT[built]
             patches = tuple(patch for patch in record.patches if patch.package == built)
@@ -182,6 +185,22 @@ def _system(sources: Iterable[str], place: Chroot, record: Record | None) -> Ite
             yield Part(name, version, licence, (("LICENSE", text),), purl, patches=patches)
         elif not built:
             yield from _debian(source, place, seen)
+
+
+def _machine(sources: Iterable[str]) -> Iterator[Part]:
+    """Interpreter and shared libraries of this machine. What it can't name is said to be so: not for publication."""
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    text = stdlib / "LICENSE.txt"
+    terms = text.read_text() if text.exists() else sys.copyright
+    yield Part("CPython", platform.python_version(), "PSF-2.0", (("LICENSE", terms),))
+    seen: set[str] = set()
+    for source in sorted(sources):
+        if Path(source).is_relative_to(stdlib) or Path(source).name.startswith("libpython"):
+            continue
+        try:
+            yield from _debian(source, Chroot(Path("/")), seen)
+        except (UnknownPartError, FileNotFoundError):
+            yield Part(Path(source).name, "this machine's", "LicenseRef-unidentified", ())
 
 
 def _built(source: str) -> str | None:
