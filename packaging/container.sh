@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 umask 022
 PYTHON=${PYTHON:-python3}
 [ -x .venv/bin/python ] && PYTHON=$PWD/.venv/bin/python
-BASE=docker.io/library/debian:bookworm-slim
+BASE=debian:bookworm-slim  # by the name that the Dockerfile calls it
 
 say() { printf 'container: %s\n' "$*"; }
 
