@@ -11,9 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-_FILTERS = (
-    ("--x86", "--lzma2=preset=2,dict=32MiB") if platform.machine() == "x86_64" else ("--lzma2=preset=2,dict=32MiB",)
-)
+_FILTERS = ("--x86", "--lzma2=preset=1") if platform.machine() == "x86_64" else ("--lzma2=preset=1",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ def write_tar_xz(target: Path, entries: Iterable[Entry], when: int) -> None:
 
 def tar_xz(entries: Iterable[Entry], when: int) -> bytes:
     """Two threads whatever the machine has: their number is what decides how xz cuts its input."""
-    command = ["xz", "--compress", "--threads=2", "--block-size=32MiB", "--check=crc32", *_FILTERS]
+    command = ["xz", "--compress", "--threads=2", "--block-size=8MiB", "--check=crc32", *_FILTERS]
     xz = subprocess.run(command, input=_tar(entries, when), stdout=subprocess.PIPE, check=False)
     if xz.returncode:
         raise SystemExit(f"xz failed with {xz.returncode}")

@@ -31,7 +31,7 @@ PACKAGES = (
 BUILD = Path("/build")
 RECORD = "/usr/local/share/fluxen-base"
 MONTH = 30 * 86400
-TOOLS = ("mmdebstrap", "chroot")
+TOOLS = ("mmdebstrap", "chroot", "objdump", "xz")
 
 
 @dataclass(frozen=True, slots=True)
