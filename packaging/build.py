@@ -177,7 +177,7 @@ def epoch() -> int:
 
 @contextmanager
 def in_base(say: Progress) -> Iterator[Workshop]:
-    say("base: Debian 11 with OpenSSL 3 and CPython 3.11")
+    say("base: Debian 11 with OpenSSL 3 and CPython 3.11 (minutes, when it isn't there)")
     place = base.ensure(say)
     record = base.read(place)
     fixed = {cve for patch in record.patches for cve in patch.fixes}

@@ -55,30 +55,38 @@ def why_not() -> list[str]:
 
 
 def ensure(say: Callable[[str], None]) -> Chroot:
-    """The cached base; made when it isn't there or is older than a month."""
+    """The cached base; made when it isn't there or is older than a month, by one build at a time."""
     folder = cache_folder() / f"base-{SUITE}-{platform.machine()}-{recipe_hash()}"
+    folder.mkdir(parents=True, exist_ok=True)
     made = folder / "made"
-    if made.exists() and time.time() - made.stat().st_mtime < MONTH:
-        say(f"from {folder}")
-        return Chroot(folder / "root")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    base = Chroot(folder / "root")
-    arguments = [SUITE, str(base.root)]
-    if mirror := os.environ.get("FLUXEN_DEBIAN_MIRROR"):
-        arguments.append(mirror)
-    subprocess.run(
-        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", *arguments], check=True
-    )
-    say(f"Debian 11 is unpacked in {folder}")
+    with _locked(folder / "lock"):
+        if not made.exists() or time.time() - made.stat().st_mtime > MONTH:
+            made.unlink(missing_ok=True)
+            shutil.rmtree(folder / "root", ignore_errors=True)
+            _make(Chroot(folder / "root"), say)
+            made.touch()
+    say(f"base: {folder}")
+    return Chroot(folder / "root")
+
+
+def _make(base: Chroot, say: Callable[[str], None]) -> None:
+    mirror = filter(None, [os.environ.get("FLUXEN_DEBIAN_MIRROR")])
+    include = f"--include={','.join(PACKAGES)}"
+    subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", include, SUITE, str(base.root), *mirror], check=True)
+    say(f"Debian 11 is unpacked in {base.root}")
     base.copy_network()
     shutil.copytree(RECIPE, base.at("/recipe"))
     base.run("bash", "/recipe/recipe.sh", SOURCES)
-    for path in ("/build", "/var/lib/apt/lists", "/etc/apt/sources.list.d/source.list"):
+    for path in (str(BUILD), "/var/lib/apt/lists", "/etc/apt/sources.list.d/source.list"):
         target = base.at(path)
         shutil.rmtree(target) if target.is_dir() else target.unlink()
-    made.touch()
-    return base
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def read(base: Chroot) -> Record:
@@ -109,8 +117,7 @@ def cache_folder() -> Path:
 @contextmanager
 def workshop(base: Chroot) -> Iterator[Path]:
     """An empty /build in the base, for one build at a time; its path in there."""
-    with (base.root.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(base.root.parent / "lock"):
         shutil.rmtree(base.at(BUILD), ignore_errors=True)
         base.at(BUILD).mkdir()
         base.copy_network()
