@@ -20,7 +20,7 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o600, replace: bool 
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            give_to_owner(descriptor, path.parent)
+            _give_to_owner(descriptor, path.parent)
             file.write(content)
             file.flush()
             os.fsync(descriptor)
@@ -37,8 +37,24 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o600, replace: bool 
         os.close(folder)
 
 
-def give_to_owner(descriptor: int, folder: Path) -> None:
-    """Have a file that root made belong to the owner of its folder, where the system lets us."""
+def open_lock(path: Path) -> int:
+    """An empty file to lock, made if there is none, for the folder's owner. Whatever lies there already stays as it is,
+    and a link is not followed: root must not be led to a file of somebody else's. Raises OSError."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        try:
+            made = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            try:
+                return os.open(path, flags)
+            except FileNotFoundError:
+                continue  # gone in between
+        _give_to_owner(made, path.parent)
+        return made
+
+
+def _give_to_owner(descriptor: int, folder: Path) -> None:
+    """Have a file that root has just made belong to the owner of its folder, where the system lets us."""
     if os.geteuid() != 0:
         return
     owner = folder.stat()

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from fluxen.config.model import StaticKey
 from fluxen.errors import ConfigError, FluxenError
 from fluxen.keys.generate import hash_of, new_key
-from fluxen.keys.private import give_to_owner, write_whole
+from fluxen.keys.private import open_lock, write_whole
 
 NAME: Final = "keys.json"
 VERSION: Final = 1
@@ -99,9 +99,8 @@ class KeyStore:
         """One writer at a time. What a killed one left behind goes."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = os.open(self.path.with_name(f"{NAME}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = open_lock(self.path.with_name(f"{NAME}.lock"))
             try:
-                give_to_owner(lock, self.path.parent)
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 for left in self.path.parent.glob(f".{NAME}.*"):
                     left.unlink(missing_ok=True)

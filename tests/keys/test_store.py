@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,25 @@ def test_a_key_of_root_belongs_to_who_owns_the_folder(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, 12345)
     KeyStore(tmp_path).create("a")
     assert {(path.stat().st_uid, path.stat().st_gid) for path in tmp_path.iterdir()} == {(12345, 12345)}
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_link_by_the_folders_owner_gives_nothing_away(link: Callable[[Path, Path], None], tmp_path: Path) -> None:
+    """Root creates a key for a service whose user is not to be trusted with root's files."""
+    if os.geteuid() != 0:
+        missing("needs root")
+    roots, folder = tmp_path / "roots", tmp_path / "data"
+    roots.write_text("root's own")
+    folder.mkdir()
+    os.chown(folder, 12345, 12345)
+    link(roots, folder / "keys.json.lock")
+    link(roots, folder / f".keys.json.{os.getpid()}")
+    if link is os.symlink:  # refused
+        with pytest.raises(FluxenError, match="can't write"):
+            KeyStore(folder).create("a")
+    else:
+        KeyStore(folder).create("a")
+    assert (roots.read_text(), roots.stat().st_uid) == ("root's own", 0)
 
 
 def test_what_cant_be_written_is_told(tmp_path: Path) -> None:
