@@ -164,6 +164,7 @@ def _uvloop() -> str:
     import asyncio
 
     import uvloop
+    from uvloop._version import __version__  # uvloop doesn't export it to type checkers
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(await reader.readexactly(5))
@@ -184,7 +185,7 @@ def _uvloop() -> str:
     finally:
         loop.close()
     _require(said == b"hello", f"a socket gave {said!r}")
-    return f"{uvloop.__version__}, bytes over a socket"
+    return f"{__version__}, bytes over a socket"
 
 
 def _httptools() -> str:
