@@ -134,7 +134,7 @@ def build(out: Path, when: int, say: Progress, *, on_host: bool) -> None:
     floor, _ = base.glibc_needed(
         [path for path in out.glob("fluxen*/**/*") if path.is_file() and not path.is_symlink()]
     )
-    (out / "sbom.cdx.json").write_text(sbom.write(version, parts, when, floor))
+    (out / "sbom.cdx.json").write_text(sbom.write(version, parts, when, floor, record.missed if record else {}))
     say("archives")
     archives(out, version, floor, manual, third_party, when)
     say(f"the executable needs glibc {floor} or newer")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from release.inventory import Part
 
 
-def write(version: str, parts: Iterable[Part], when: int, glibc: str) -> str:
-    """The same parts give the same bytes: the serial number is derived from them."""
+def write(version: str, parts: Iterable[Part], when: int, glibc: str, missed: Mapping[str, str]) -> str:
+    """The same parts give the same bytes: the serial number is derived from them.
+
+    `missed`: newer versions of what was built from source that were known of, but not to be had.
+    """
+    newer = [{"name": "fluxen:newer-was-not-to-be-had", "value": " ".join(item)} for item in sorted(missed.items())]
     components = [_component(part) for part in parts]
     bom: dict[str, Any] = {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -30,7 +34,7 @@ def write(version: str, parts: Iterable[Part], when: int, glibc: str) -> str:
                 "licenses": [{"expression": "Apache-2.0"}],
                 "purl": f"pkg:pypi/fluxen@{version}",
             },
-            "properties": [{"name": "fluxen:needs-glibc", "value": glibc}],
+            "properties": [{"name": "fluxen:needs-glibc", "value": glibc}, *newer],
         },
         "components": components,
         "dependencies": _dependencies(parts),
