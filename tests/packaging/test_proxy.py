@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import trustme
 from gateway.rig import until
-from shared import ROOT
+from shared import ROOT, missing
 
 KEY = "key-of-a-client"
 UPLOAD = 40_000_000  # more than nginx takes by default, and more than max_body: it streams through
@@ -125,7 +125,7 @@ def front(gateway: int, tmp_path: Path) -> Iterator[Front]:
     """nginx with the documented server; addresses and certificate are this test's."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
-        pytest.skip("nginx is not installed here")
+        missing("needs the program nginx")
     (documented,) = re.findall(r"^```nginx\n(.*?)^```$", (ROOT / "docs/deployment.md").read_text(), re.M | re.S)
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
