@@ -171,6 +171,7 @@ def test_its_options_are_not_ours(fluxen: Fluxen) -> None:
         (["sh", "-c", "exit 42"], 42, ""),
         (["sh", "-c", "kill -KILL $$"], 128 + signal.SIGKILL, ""),
         (["no-such-command"], 127, "error: there is no command no-such-command\nhint: is it installed"),
+        (["plain"], 127, "error: there is no command plain\nhint: a file of the folder you are in is ./plain"),
         (["python app.py"], 127, "hint: without quotes around the whole"),
         (["./plain"], 126, "error: ./plain can't be run: Permission denied"),
         (["./headless"], 126, "error: ./headless can't be run: Exec format error"),
@@ -294,14 +295,16 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
-@pytest.mark.parametrize("how", ["os.kill(os.getpid(), signal.SIGSTOP)", "print('now', flush=True); signal.pause()"])
+@pytest.mark.parametrize(
+    "how", ["os.kill(os.getpid(), signal.SIGSTOP)", "print('now', flush=True); signal.sigwait([signal.SIGCONT])"]
+)
 def test_a_stopped_command_gives_the_shell_back(clean_env: dict[str, str], tmp_path: Path, how: str) -> None:
     """By itself, as Claude Code does, or by Ctrl-Z; and fg wakes both."""
-    # signal.pause does not return for SIGCONT without a handler
-    code = f"import os, signal; signal.signal(signal.SIGCONT, lambda *_: None); {how}; print('resumed'); os._exit(4)"
+    # SIGCONT is blocked (it wakes all the same), or it could come before the wait for it
+    code = f"import os, signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCONT]); {how}; os._exit(4)"
     shell = [sys.executable, "-c", SHELL]
     terminal = Terminal([*shell, *RUN, "-q", *python(f"import sys; {code}")], clean_env, tmp_path)
-    if "pause" in how:
+    if "now" in how:
         terminal.wait_for("now")
         terminal.type("\x1a")
     terminal.wait_for("stopped")
