@@ -73,7 +73,7 @@ def command(
     for label in (team, project):
         if label is not None:
             check_label(label)
-    if shutil.which(arguments[0]) is None and not Path(arguments[0]).exists():
+    if shutil.which(arguments[0]) is None and not (os.sep in arguments[0] and Path(arguments[0]).exists()):
         _cant_run(arguments[0], FileNotFoundError())
 
     import shlex
@@ -161,7 +161,11 @@ def _cant_run(program: str, error: OSError) -> NoReturn:
         output.note(f"error: {shown} can't be run: what its first line (#!) names is not there")
         raise typer.Exit(NOT_EXECUTABLE)
     output.note(f"error: there is no command {shown}")
-    if " " in program:
+    if Path(program).is_file():
+        output.note(
+            f"hint: a file of the folder you are in is ./{shown}, and python runs a script that isn't executable"
+        )
+    elif " " in program:
         output.note("hint: without quotes around the whole: fluxen run -- python app.py")
     else:
         output.note("hint: is it installed, and on your PATH? What your shell alone knows (an alias) can't be run")

@@ -71,7 +71,7 @@ def load_config(explicit: Path | None, env: Mapping[str, str]) -> Loaded:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}") from error
+        raise paths.unreadable(path, error) from error
     return load_bytes(raw, env, path)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fluxen.config.document import MAX_BYTES, read_document
-from fluxen.config.paths import expand
+from fluxen.config.paths import expand, unreadable
 from fluxen.config.values import Address, parse_address, substitute
 from fluxen.errors import ConfigError
 
@@ -47,7 +47,7 @@ def _read(file: Path, wanted: str, hint: str) -> dict[str, object]:
         with file.open("rb") as stream:
             document = read_document(stream.read(MAX_BYTES + 1))
     except OSError as error:
-        raise ConfigError(f"can't read {file}: {error.strerror}") from error
+        raise unreadable(file, error) from error
     if document.value is None and document.problems:
         lines = tuple(problem.render(str(file)) for problem in document.problems)
         raise ConfigError(f"{file} can't be read, so its {wanted} is not known", lines, hint=hint)

@@ -37,9 +37,18 @@ def find_config(explicit: Path | None, env: Mapping[str, str]) -> Path | None:
                     f"{named}{source} is a directory, not a configuration file",
                     hint=f"name the file in it, such as {named / 'fluxen.yaml'}",
                 )
-            raise ConfigError(f"no configuration file {named}{source}", hint="name another with --config")
+            hint = "check its path" if explicit else "mend or unset FLUXEN_CONFIG"
+            raise ConfigError(f"no configuration file {named}{source}", hint=hint)
         return named
     return next((path for path in config_candidates(env) if _is_file(path)), None)
+
+
+def unreadable(path: Path, error: OSError) -> ConfigError:
+    """A configuration that is there; a service's own, most often, in /etc."""
+    hint = "be the user it is for, or have a file of your own: `fluxen init` writes ./fluxen.yaml, which comes first"
+    return ConfigError(
+        f"can't read {path}: {error.strerror}", hint=hint if isinstance(error, PermissionError) else None
+    )
 
 
 def data_dir(configured: Path | None, env: Mapping[str, str]) -> Path:

@@ -252,6 +252,13 @@ def test_a_data_folder_of_somebody_else(unprivileged: list[str], clean_env: dict
         f"error: can't write {data}/keys.json: Permission denied\nhint: a client key is kept "
     )
     data.chmod(0o000)
+    (tmp_path / "fluxen.yaml").write_text("version: 1\n")
+    (tmp_path / "fluxen.yaml").chmod(0o000)
+    for args in (["run", "true"], ["validate"], ["health"]):
+        done = ended(*args)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr.startswith("error: can't read fluxen.yaml: Permission denied\nhint: be the user it is for")
+    (tmp_path / "fluxen.yaml").unlink()
     done = ended("doctor", "--offline", "--json")
     assert done.returncode == 1
     found = {one["check"]: one["message"] for one in json.loads(done.stdout)["checks"]}
