@@ -24,10 +24,10 @@ def command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text.")] = False,
 ) -> None:
-    """Check configuration, port, provider keys, clock, certificates, files, prices and ledger. Exit code 1 when
-    something is wrong.
+    """Find out what a gateway would lack or stumble over here.
 
-    Provider keys are tried by asking for the list of models, which costs nothing.
+    Checks configuration, port, provider keys, clock, certificates, files, prices and ledger. Exit code 1 when something
+    is wrong. Provider keys are tried by asking for the list of models, which costs nothing.
     """
     findings: list[Finding] = []
     for finding in examine(config, offline=offline):

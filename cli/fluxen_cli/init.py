@@ -44,7 +44,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of text; it holds the client key.")] = False,
 ) -> None:
-    """Write a first configuration, and print a first client key: only this once.
+    """Write a first configuration, and print a first client key, once.
 
     Provider keys stay where they are: in the environment, or in files that only you can read. The configuration only
     names them, and holds the hash of the client key.

@@ -25,10 +25,10 @@ def command(
     data_dir: DataDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Ask the ledger anything: one SELECT, which can read nothing else and change nothing.
+    """Ask the ledger anything, by one SELECT.
 
-    The views are requests (finished and lost) and in_flight (still open); docs/ledger.md names their columns. Times
-    are UTC.
+    It can read nothing else and change nothing. The views are requests (finished and lost) and in_flight (still open);
+    docs/ledger.md names their columns. Times are UTC.
     """
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other")
