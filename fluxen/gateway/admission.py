@@ -1,7 +1,7 @@
 """Who may come in, and who may use what. Pure: a head and a snapshot in, a caller or a Fault out.
 
 A client key comes as `Authorization: Bearer`, `x-api-key`, `x-goog-api-key`, `api-key` or `?key=`; never two of them.
-In open mode (no client keys) whoever is on this machine may call, except a web page.
+In open mode (no client keys) whoever is on this machine may call, except a web page and what a reverse proxy hands on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from fluxen.gateway.head import FETCH_SITE, ORIGIN, RequestHead
+from fluxen.gateway.head import FETCH_SITE, ORIGIN, PROXIED, RequestHead
 from fluxen.gateway.routes import Route, Upstream, speaks_for_credential
 from fluxen.gateway.snapshot import ClientKey, Snapshot
 
@@ -27,6 +27,7 @@ class Fault(NamedTuple):
 _TWO = Fault(400, "duplicate_credential", "the request carries more than one credential")
 _UNKNOWN = Fault(401, "invalid_api_key", "the API key is missing or not known to this gateway")
 _HOST = Fault(403, "host_not_allowed", "without api_keys this gateway answers to localhost only")
+_PROXY = Fault(403, "proxy_not_allowed", "without api_keys this gateway does not answer what a proxy hands on")
 _BROWSER = Fault(403, "browser_not_allowed", "without api_keys this gateway does not answer web pages")
 
 
@@ -69,7 +70,7 @@ def _token(name: bytes, value: bytes) -> bytes:
 
 
 def _open_mode_fault(head: RequestHead) -> Fault | None:
-    """Open mode is for programs on this machine: no web page may spend the user's money."""
+    """Open mode is for programs on this machine: no web page and no stranger may spend the user's money."""
     host = b"localhost" if head.host is None else head.host.lower()  # HTTP/1.0 may leave it out, a browser can't
     name, colon, port = host.rpartition(b":")
     if colon and port.isdigit():
@@ -78,4 +79,6 @@ def _open_mode_fault(head: RequestHead) -> Fault | None:
         return _HOST
     if ORIGIN in head.noted or head.noted.get(FETCH_SITE, b"none") not in (b"none", b"same-origin"):
         return _BROWSER
+    if PROXIED in head.noted:  # most proxies call what is behind them by its own address: everybody would be local
+        return _PROXY
     return None

@@ -22,6 +22,7 @@ FORWARD: Final = 0  # everything Fluxen has no word to say about
 CREDENTIAL, HOST, LENGTH, ENCODING, CONNECTION, EXPECT, UPGRADE, TAGS, DROP = range(1, 10)
 # Forwarded, and looked at:
 CONTENT_TYPE, CONTENT_ENCODING, USER_AGENT, CLIENT_REQUEST_ID, ANTHROPIC_VERSION, ORIGIN, FETCH_SITE = range(10, 17)
+PROXIED: Final = 17
 
 _KINDS: Final[dict[bytes, int]] = {
     b"authorization": CREDENTIAL,
@@ -49,6 +50,11 @@ _KINDS: Final[dict[bytes, int]] = {
     b"anthropic-version": ANTHROPIC_VERSION,
     b"origin": ORIGIN,
     b"sec-fetch-site": FETCH_SITE,
+    b"forwarded": PROXIED,
+    b"x-forwarded-for": PROXIED,
+    b"x-forwarded-host": PROXIED,
+    b"x-forwarded-proto": PROXIED,
+    b"x-real-ip": PROXIED,
 }
 _NEVER_NOMINATED: Final = (b"host", b"content-length", b"transfer-encoding", b"close", b"keep-alive")
 

@@ -131,6 +131,20 @@ def test_no_web_pages(line: bytes, free: Gateway) -> None:
     assert free.ask(request(headers=[line], key=None)).status == 200
 
 
+@pytest.mark.parametrize(
+    "line", [b"X-Forwarded-For: 203.0.113.9", b"Forwarded: for=203.0.113.9", b"x-forwarded-host: ai.example.com",
+             b"X-Forwarded-Proto: https", b"X-Real-IP: 127.0.0.1"],
+)  # fmt: skip
+def test_behind_a_proxy_there_must_be_keys(line: bytes, free: Gateway, server: Gateway, upstreams: Upstreams) -> None:
+    """A proxy that calls us by our own address makes the whole world local."""
+    got = free.ask(request(host=b"127.0.0.1:8080", headers=[line], key=None))
+    assert (got.status, json.loads(got.body)["error"]["code"]) == (403, "proxy_not_allowed")
+    assert nothing_went_up(upstreams)
+    assert server.ask(request(headers=[line])).status == 200
+    (seen,) = upstreams("openai").requests
+    assert line.partition(b":")[0].lower() in {name.lower() for name, _ in seen.headers}
+
+
 CARRIERS = [
     b"Authorization: Bearer sk-mine",
     b"AUTHORIZATION: bearer  sk-mine",
