@@ -303,6 +303,20 @@ def test_enter_takes_the_defaults_and_a_key_that_lies_there_is_kept(clean_env: d
     assert (tmp_path / "secrets" / "mistral").read_text() == "there-before\n"
 
 
+def test_a_file_that_appears_while_it_asks_stays(clean_env: dict[str, str], tmp_path: Path) -> None:
+    terminal = Terminal("init", env=clean_env, cwd=tmp_path)
+    terminal.answer("Other providers", "")
+    terminal.wait_for("Address to listen on")
+    (tmp_path / "fluxen.yaml").write_text("mine\n")
+    terminal.answer("", "")
+    assert terminal.end() == (1, "")
+    assert "error: fluxen.yaml is there already" in terminal.shown
+    again = Terminal("init", env=clean_env, cwd=tmp_path)
+    assert again.end() == (1, "")
+    assert "Other providers" not in again.shown, "what is asked for nothing"
+    assert (tmp_path / "fluxen.yaml").read_text() == "mine\n"
+
+
 @pytest.mark.parametrize(("typed", "code"), [("\x03", 130), ("\x04", 1)])
 def test_who_breaks_off_leaves_nothing(typed: str, code: int, clean_env: dict[str, str], tmp_path: Path) -> None:
     terminal = Terminal("init", env=clean_env, cwd=tmp_path)
