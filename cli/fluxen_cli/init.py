@@ -202,7 +202,7 @@ def _write(path: Path, answers: Answers, *, force: bool) -> tuple[str, str]:
         write_whole(path.parent / SECRETS / name, f"{secret}\n".encode())
     text = starter(answers.bind, answers.upstreams, key_id, hash_of(key), datetime.now(UTC).date())
     try:
-        write_whole(path, text.encode(), mode=0o644, replace=force)
+        write_whole(path, text.encode(), mode=0o644, replace=force, keep=force)
     except FileExistsError:
         raise _exists(path) from None
     return key_id, key

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-def write_whole(path: Path, content: bytes, *, mode: int = 0o600, replace: bool = True) -> None:
+def write_whole(path: Path, content: bytes, *, mode: int = 0o600, replace: bool = True, keep: bool = False) -> None:
     """Whoever opens `path` finds the old file or the new one, also after a kill or a power failure.
 
     It belongs to the folder's owner, so that what root creates for a service can be read by it. replace: False raises
-    FileExistsError when there is one already. Raises OSError.
+    FileExistsError when there is one already. keep: mode and owner of a file that is replaced stay. Raises OSError.
     """
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)  # of somebody killed who had our number
@@ -21,6 +23,8 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o600, replace: bool 
     try:
         with os.fdopen(descriptor, "wb") as file:
             _give_to_owner(descriptor, path.parent)
+            if keep and path.is_file():
+                _make_alike(descriptor, path.stat())
             file.write(content)
             file.flush()
             os.fsync(descriptor)
@@ -63,6 +67,13 @@ def _give_to_owner(descriptor: int, folder: Path) -> None:
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
         except OSError:
             pass  # a container's root, which isn't everybody's
+
+
+def _make_alike(descriptor: int, other: os.stat_result) -> None:
+    """Mode and owner of another file, as far as we may."""
+    with contextlib.suppress(PermissionError):
+        os.fchown(descriptor, other.st_uid, other.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(other.st_mode))
 
 
 def _rename_new(fresh: Path, path: Path) -> None:

@@ -303,6 +303,24 @@ def test_enter_takes_the_defaults_and_a_key_that_lies_there_is_kept(clean_env: d
     assert (tmp_path / "secrets" / "mistral").read_text() == "there-before\n"
 
 
+def test_a_file_that_is_replaced_keeps_mode_and_owner(fluxen: Fluxen, tmp_path: Path) -> None:
+    """A service reads it, whatever the umask of the administrator."""
+    file = tmp_path / "fluxen.yaml"
+    file.write_text("version: 1\n")
+    file.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(file, 0, 12345)
+    before = file.stat()
+    old = os.umask(0o077)
+    try:
+        assert fluxen("init", "--yes", "--force").returncode == 0
+    finally:
+        os.umask(old)
+    after = file.stat()
+    assert after.st_ino != before.st_ino
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
 def test_a_file_that_appears_while_it_asks_stays(clean_env: dict[str, str], tmp_path: Path) -> None:
     terminal = Terminal("init", env=clean_env, cwd=tmp_path)
     terminal.answer("Other providers", "")
