@@ -10,11 +10,10 @@ import typer
 
 from fluxen.errors import FluxenError
 from fluxen_cli.places import ConfigFile
+from fluxen_cli.serve import gateway_url
 
 DEFAULT = ("127.0.0.1", 8080)
 """Where a gateway listens that nobody told where. As in the configuration's model, which takes long to import."""
-
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def command(
@@ -43,5 +42,4 @@ def described(config: Path | None) -> str:
         host, port = written_bind_address(file, os.environ) or DEFAULT
     if not port:
         raise FluxenError(f"{file} lets the system choose the port", hint="name the address: --url http://127.0.0.1:…")
-    host = _LOOPBACK.get(host, host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return gateway_url(host, port)
