@@ -198,6 +198,7 @@ def _write(path: Path, answers: Answers, *, force: bool) -> tuple[str, str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if answers.typed:
         (path.parent / SECRETS).mkdir(exist_ok=True, mode=0o700)
+        write_whole(path.parent / SECRETS / ".gitignore", b"*\n")
     for name, secret in answers.typed.items():
         write_whole(path.parent / SECRETS / name, f"{secret}\n".encode())
     text = starter(answers.bind, answers.upstreams, key_id, hash_of(key), datetime.now(UTC).date())

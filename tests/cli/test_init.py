@@ -270,7 +270,7 @@ def test_a_dialogue(clean_env: dict[str, str], fluxen: Fluxen, tmp_path: Path) -
     assert "planted" not in text
     secrets = tmp_path / "secrets"
     assert {path.name: path.read_text() for path in secrets.iterdir()} == {
-        "mistral": "m-typed-0123456789\n", "vllm": "v-typed\n",
+        "mistral": "m-typed-0123456789\n", "vllm": "v-typed\n", ".gitignore": "*\n",
     }  # fmt: skip
     assert {stat.S_IMODE(path.stat().st_mode) for path in secrets.iterdir()} == {0o600}
     assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
