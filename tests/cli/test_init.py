@@ -330,6 +330,7 @@ def test_a_file_that_appears_while_it_asks_stays(clean_env: dict[str, str], tmp_
     assert terminal.end() == (1, "")
     assert "error: fluxen.yaml is there already" in terminal.shown
     again = Terminal("init", env=clean_env, cwd=tmp_path)
+    again.wait_for("error: fluxen.yaml is there already")
     assert again.end() == (1, "")
     assert "Other providers" not in again.shown, "what is asked for nothing"
     assert (tmp_path / "fluxen.yaml").read_text() == "mine\n"
