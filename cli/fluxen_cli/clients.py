@@ -6,6 +6,7 @@ Seen on the wire with the SDKs and tools named here; what a program sets in its 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ CLIENTS: Mapping[str, Client] = {
     ),
 }
 
+_USER = re.compile(r"//[^/?#]*@")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
@@ -70,12 +72,13 @@ def environment(env: Mapping[str, str], program: str, url: str, keys: Mapping[st
 
 
 def replaced(env: Mapping[str, str], keys: Mapping[str, bool]) -> dict[str, str]:
-    """Variables that already led somewhere else than to the provider, and will be replaced."""
+    """Variables that already led somewhere else than to the provider, and will be replaced: where to, without what may
+    be secret in a URL."""
     found = {}
     for dialect, client in CLIENTS.items():
         for name in client.urls if dialect in keys else ():
-            if (value := env.get(name)) and not value.startswith(client.home):
-                found[name] = value
+            if (value := env.get(name)) and not f"{value}/".startswith(f"{client.home}/"):
+                found[name] = _USER.sub("//…@", value).partition("?")[0]
     return found
 
 

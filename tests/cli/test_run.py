@@ -437,6 +437,9 @@ def test_what_led_elsewhere_is_said() -> None:
     env = {"OPENAI_BASE_URL": "https://router.example/v1", "OPENAI_API_BASE": "https://api.openai.com/v1"}
     assert clients.replaced(env, {"openai": True}) == {"OPENAI_BASE_URL": "https://router.example/v1"}
     assert clients.replaced(env, {"gemini": True}) == {}
+    env = {"OPENAI_BASE_URL": "https://me:secret@router.example/v1?key=secret"}
+    assert clients.replaced(env, {"openai": True}) == {"OPENAI_BASE_URL": "https://…@router.example/v1"}
+    assert clients.replaced({"OPENAI_BASE_URL": "https://api.openai.com.example"}, {"openai": True})
 
 
 def test_codex_takes_arguments() -> None:
