@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from shared import Fluxen
+from shared import Fluxen, missing
 
 from fluxen.errors import ConfigError
 from fluxen.gateway.certificates import SYSTEM_BUNDLES, Authorities, Trust, client_context, trust
@@ -34,9 +34,9 @@ def test_the_environment_comes_first(bundle: Path) -> None:
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
 def test_an_environment_that_names_nothing_is_an_error(name: str, tmp_path: Path) -> None:
-    missing = str(tmp_path / "gone")
-    with pytest.raises(ConfigError, match=f"{name} names {missing}") as raised:
-        trust({name: missing})
+    gone = str(tmp_path / "gone")
+    with pytest.raises(ConfigError, match=f"{name} names {gone}") as raised:
+        trust({name: gone})
     assert raised.value.exit_code == 3
     assert raised.value.hint
 
@@ -53,10 +53,10 @@ def test_without_environment_there_is_always_a_store_that_can_be_read() -> None:
         assert "certifi" not in str(store.cafile), "the system's own list goes before a copy"
 
 
-def test_where_the_system_has_no_store_there_is_the_copy(tmp_path: Path) -> None:
-    """In a root of its own, with nothing in it but this Python."""
+def test_which_store_is_taken_of_those_that_are_there(tmp_path: Path) -> None:
+    """In a root of its own, with nothing in it but this Python at first; then one more, that goes before, at a time."""
     if os.geteuid() != 0:
-        pytest.skip("needs root: chroot")
+        missing("needs root: chroot")
     program = """
 import os, ssl, certifi
 from fluxen.gateway.certificates import Authorities, trust
@@ -70,11 +70,21 @@ store = trust({})
 print(store.source)
 assert store.cafile == where, store
 assert len(Authorities({}).context(None).get_ca_certs()) > 100
+built_in = ssl.get_default_verify_paths()
+for path in (built_in.openssl_capath + "/0a775a30.0", "/etc/ssl/ca-bundle.pem", built_in.openssl_cafile):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    open(path, "w").close()
+    print(trust({}).source)
 """
     env = {"EMPTY": str(tmp_path), "PATH": os.environ["PATH"]}
     ended = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout == "Mozilla's list as shipped with Fluxen: this system has none\n"
+    assert ended.stdout.splitlines() == [
+        "Mozilla's list as shipped with Fluxen: this system has none",
+        "OpenSSL's default folder",
+        "this system's store",
+        "OpenSSL's default file",
+    ]
 
 
 def test_a_context_is_made_once_for_each_store(bundle: Path) -> None:
