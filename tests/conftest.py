@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from shared import ROOT, Fluxen, require_program
+
+# A shell that starts the suite in the background has it ignore Ctrl-C, and what it starts would ignore it, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples every time: a test that fails in CI fails here. Another seed by hand: --hypothesis-seed=N.
 settings.register_profile("fluxen", derandomize=True, deadline=None)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cli.terminal import PATIENCE, Terminal
 from gateway.proc import alive, children
-from gateway.rig import until
+from gateway.rig import Connection, Request, Upstream, answer, until
 from sdk.provider import CACHED, INPUT, OUTPUT, TEXT, Provider
 from shared import Fluxen
 
@@ -130,6 +130,38 @@ def test_without_a_key_of_the_gateway_the_clients_own_goes_on(
     assert nothing.returncode == 1
     assert "OPENAI_API_KEY" in nothing.stderr  # the SDK asks for it: no placeholder that could not work
     assert "no request came through the gateway" in nothing.stderr
+
+
+STRAGGLER = """
+import os, pathlib, time, urllib.request
+if os.fork() == 0:
+    body = b'{"model":"gpt-4o-mini","messages":[]}'
+    headers = {"Content-Type": "application/json"}
+    url = os.environ["OPENAI_BASE_URL"] + "/chat/completions"
+    urllib.request.urlopen(urllib.request.Request(url, body, headers)).read()
+    os._exit(0)
+pathlib.Path("command").write_text(str(os.getpid()))
+while not pathlib.Path("asked").exists():
+    time.sleep(0.01)
+"""
+
+
+def test_the_bill_waits_for_a_request_that_outlives_the_command(fluxen: Fluxen, tmp_path: Path) -> None:
+    def answer_late(connection: Connection, _: Request) -> None:
+        (tmp_path / "asked").touch()
+        until(lambda: not alive(int((tmp_path / "command").read_text())), "the end of the command")
+        connection.send(answer())
+
+    upstream = Upstream()
+    upstream.plays(answer_late)
+    try:
+        text = f'upstreams: {{openai: {{target_url: "{upstream.url}", api_key: sk-gw-openai}}}}\n'
+        (tmp_path / "fluxen.yaml").write_text(text)
+        done = fluxen("run", "--json", "bill.json", *python(STRAGGLER))
+    finally:
+        upstream.close()
+    assert done.returncode == 0, done.stderr
+    assert [(row.requests, row.output_tokens) for row in rows(tmp_path / "bill.json")] == [(1, 7)]
 
 
 def test_errors_and_unknown_costs_are_said(fluxen: Fluxen, configured: Path, tmp_path: Path) -> None:
