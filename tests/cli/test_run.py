@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,7 @@ def test_the_bill_waits_for_a_request_that_outlives_the_command(fluxen: Fluxen, 
     def answer_late(connection: Connection, _: Request) -> None:
         (tmp_path / "asked").touch()
         until(lambda: not alive(int((tmp_path / "command").read_text())), "the end of the command")
+        time.sleep(1.5)  # a provider that takes its time: a bill drawn up at once would miss this
         connection.send(answer())
 
     upstream = Upstream()
