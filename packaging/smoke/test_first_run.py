@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
+import subprocess
 from typing import TYPE_CHECKING
 
 from gateway.rig import Upstream, answer, request
@@ -91,3 +93,16 @@ def test_demo(fluxen: Fluxen) -> None:
     assert "none missing, none twice" in done.stdout
     assert list(fluxen.home.iterdir()) == []
     assert fluxen.unpacked() == []
+
+
+def test_one_file_knows_that_it_is_one_also_beside_its_temporary_folder(unpacking: Fluxen) -> None:
+    """Where TMPDIR is the folder the executable lies in, its parts lie beside it, as those of a frozen folder do."""
+    beside = unpacking.temporary / "fluxen"
+    shutil.copy(unpacking.binary, beside)
+    done = subprocess.run(
+        [beside, "doctor", "--offline", "--json"],
+        env=unpacking.env(), cwd=unpacking.elsewhere, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    (version,) = [check for check in json.loads(done.stdout)["checks"] if check["check"] == "version"]
+    assert "the one-file executable" in version["message"]
+    assert unpacking.unpacked() == [beside]

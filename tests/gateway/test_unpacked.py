@@ -95,12 +95,9 @@ def test_what_is_kept_is_forked_again_and_ends_when_told() -> None:
         assert program.wait(30) == 0
 
 
-def test_an_installed_program_was_not_unpacked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_installed_program_was_not_unpacked() -> None:
+    """Nor is a frozen folder, and one file is: packaging/smoke/test_first_run.py asks the executables."""
     assert unpacked.folder() is None
-    monkeypatch.setattr(sys, "_MEIPASS", str(tmp_path / "_internal"), raising=False)
-    assert unpacked.folder() is None, "a frozen folder stays where it is"
-    monkeypatch.setattr(sys, "_MEIPASS", str(tmp_path / "_MEIabc"))
-    assert unpacked.folder() == tmp_path / "_MEIabc"
 
 
 def test_a_held_folder_is_locked_and_can_be_removed(tmp_path: Path) -> None:
