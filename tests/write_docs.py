@@ -15,7 +15,18 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from shared import ROOT
 
-from fluxen.config.model import Admin, ApiKeys, Config, JwtKey, LedgerSettings, Server, StaticKey, Upstream, Upstreams
+from fluxen.config.access import ApiKeys, Claims, JwtKey, StaticKey
+from fluxen.config.model import (
+    Admin,
+    Config,
+    Credential,
+    LedgerSettings,
+    LogSettings,
+    Server,
+    Tls,
+    Upstream,
+    Upstreams,
+)
 from fluxen.config.values import Address
 
 CLI = ROOT / "docs" / "cli.md"
@@ -29,13 +40,17 @@ COMMANDS = (
 SECTIONS: dict[str, tuple[type[BaseModel], str]] = {
     "top level": (Config, ""),
     "server": (Server, "server."),
+    "server.tls": (Tls, "server.tls."),
     "upstreams": (Upstreams, "upstreams."),
     "one upstream": (Upstream, "upstreams.NAME."),
+    "one credential": (Credential, "upstreams.NAME.credentials[]."),
     "api_keys": (ApiKeys, "api_keys."),
     "one static key": (StaticKey, "api_keys.static[]."),
     "one jwt issuer": (JwtKey, "api_keys.jwt[]."),
+    "claims": (Claims, "api_keys.jwt[].claims."),
     "admin": (Admin, "admin."),
     "ledger": (LedgerSettings, "ledger."),
+    "log": (LogSettings, "log."),
 }
 
 _BLOCK = re.compile(r"(<!-- generated: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -68,7 +83,7 @@ def table(model: type[BaseModel], prefix: str) -> Iterator[str]:
     yield "| key | default | meaning |\n|---|---|---|\n"
     for name, field in model.model_fields.items():
         inner = [part for part in _parts(field.annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
-        if inner and inner[0] not in (StaticKey, JwtKey):
+        if inner and inner[0] not in (StaticKey, JwtKey, Credential):
             meaning = field.description or "a section, see below"
             yield f"| `{prefix}{name}` | – | {meaning} |\n"
             continue

@@ -149,12 +149,15 @@ def _secrets(loaded: Loaded) -> Iterator[tuple[str, Secret]]:
     for name, upstream in config.upstreams.by_name.items():
         if upstream.api_key is not None:
             yield f"upstreams.{name}.api_key", upstream.api_key
+        for index, credential in enumerate(upstream.credentials or ()):
+            yield f"upstreams.{name}.credentials[{index}].api_key", credential.api_key
     if config.api_keys is not None:
         for index, static in enumerate(config.api_keys.static):
             if static.key is not None:
                 yield f"api_keys.static[{index}].key", static.key
         for index, jwt in enumerate(config.api_keys.jwt):
-            yield f"api_keys.jwt[{index}].key", jwt.key
+            if jwt.key is not None:
+                yield f"api_keys.jwt[{index}].key", jwt.key
     if config.admin is not None and config.admin.key is not None:
         yield "admin.key", config.admin.key
 

@@ -21,7 +21,8 @@ from fluxen.errors import ConfigError, FluxenError
 
 if TYPE_CHECKING:
     from fluxen.config.load import Loaded
-    from fluxen.gateway.snapshot import ClientKey, Snapshot
+    from fluxen.gateway.snapshot import Snapshot
+    from fluxen.keys.client import ClientKey
 
     Prepare = Callable[[], tuple[Loaded, ClientKey | None]]
     Announce = Callable[[Snapshot, str, int], None]

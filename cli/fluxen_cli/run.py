@@ -18,7 +18,8 @@ from fluxen_cli.tags import check_label, parse_tags
 
 if TYPE_CHECKING:
     from fluxen.config.load import Loaded
-    from fluxen.gateway.snapshot import ClientKey, Snapshot
+    from fluxen.gateway.snapshot import Snapshot
+    from fluxen.keys.client import ClientKey
 
 CONTEXT = {"allow_interspersed_args": False}
 """Options behind COMMAND are COMMAND's."""
@@ -127,7 +128,7 @@ def _prepare(config: Path | None, caller: Caller) -> tuple[Loaded, ClientKey]:
 
     from fluxen.config.load import load_config
     from fluxen.config.values import Address
-    from fluxen.gateway.snapshot import ClientKey
+    from fluxen.keys.client import ClientKey
 
     loaded = load_config(config, os.environ)
     server = loaded.config.server

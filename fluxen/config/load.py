@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -19,7 +19,8 @@ from pydantic_core import ErrorDetails
 
 from fluxen.config import paths
 from fluxen.config.document import MAX_BYTES, Document, Problem, Where, dotted, read_document
-from fluxen.config.model import NAME, Config, Upstream, Upstreams
+from fluxen.config.model import Config, Upstream, Upstreams
+from fluxen.config.section import NAME
 from fluxen.config.values import Sources, sendable
 from fluxen.errors import ConfigError
 
@@ -157,8 +158,9 @@ def _mapping(value: object, *names: str) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _static_keys(value: object) -> list[dict[str, object]]:
-    keys = _mapping(value, "api_keys").get("static")
+def _entries(value: object, kind: str) -> list[dict[str, object]]:
+    """The mappings of api_keys.static or api_keys.jwt."""
+    keys = _mapping(value, "api_keys").get(kind)
     return [key if isinstance(key, dict) else {} for key in keys] if isinstance(keys, list) else []
 
 
@@ -176,23 +178,44 @@ def _cross_checks(value: dict[str, object], document: Document) -> Iterator[Prob
         if first != name:
             where = (*where, "request_path")
             yield Problem(document.mark(where), where, f"is the path of upstream '{first}', too")
-    ids: set[object] = set()
-    for index, key in enumerate(_static_keys(value)):
-        where = ("api_keys", "static", index)
-        if (identity := key.get("id")) is not None and str(identity) in ids:
-            yield Problem(document.mark((*where, "id")), (*where, "id"), "is the id of another key, too")
-        ids.add(str(identity))
-        if key and key.get("key") is None and key.get("hash") is None:
-            yield Problem(document.mark(where), (*where, "key"), "is required, or hash: the SHA-256 of the key")
-        elif key.get("key") is not None and key.get("hash") is not None:
-            message = "says once more what key says: either of the two"
-            yield Problem(document.mark((*where, "hash")), (*where, "hash"), message)
-        allowed = key.get("upstreams")
-        for position, name in enumerate(allowed if isinstance(allowed, list) and upstreams else ()):
-            if isinstance(name, str) and name not in upstreams:
-                where_name = (*where, "upstreams", position)
-                message = f"there is no upstream '{name}'{_nearest(name, upstreams)}"
-                yield Problem(document.mark(where_name), where_name, message)
+    for name, fields in upstreams.items():
+        if isinstance(fields, dict) and fields.get("api_key") is not None and fields.get("credentials") is not None:
+            where = ("upstreams", name, "credentials")
+            yield Problem(document.mark(where), where, "says once more what api_key says: either of the two")
+    for kind in ("static", "jwt"):
+        ids: set[str] = set()
+        for index, key in enumerate(_entries(value, kind)):
+            where = ("api_keys", kind, index)
+            if (identity := key.get("id")) is not None and str(identity) in ids:
+                yield Problem(document.mark((*where, "id")), (*where, "id"), "is the id of another key, too")
+            ids.add(str(identity))
+            if key:
+                yield from _one_of(_PROOFS[kind], key, where, document)
+            allowed = key.get("upstreams")
+            for position, name in enumerate(allowed if isinstance(allowed, list) and upstreams else ()):
+                if isinstance(name, str) and name not in upstreams:
+                    where_name = (*where, "upstreams", position)
+                    message = f"there is no upstream '{name}'{_nearest(name, upstreams)}"
+                    yield Problem(document.mark(where_name), where_name, message)
+
+
+_PROOFS = {"static": ("key", "hash"), "jwt": ("key", "jwks_file", "jwks_url")}
+_REQUIRED = {"static": "or hash: the SHA-256 of the key", "jwt": "or jwks_file, or jwks_url"}
+
+
+def _one_of(names: Sequence[str], entry: Mapping[str, object], where: Where, document: Document) -> Iterator[Problem]:
+    """Exactly one of these has to be there."""
+    there = [name for name in names if entry.get(name) is not None]
+    if not there:
+        yield Problem(document.mark(where), (*where, names[0]), f"is required, {_REQUIRED[str(where[1])]}")
+    for name in there[1:]:
+        message = f"says once more what {there[0]} says: either of the two"
+        yield Problem(document.mark((*where, name)), (*where, name), message)
+    if there and there[0].startswith("jwks"):
+        for name in ("issuer", "audience"):
+            if entry.get(name) is None:
+                message = f"is required with {there[0]}: others get tokens signed by the same keys"
+                yield Problem(document.mark(where), (*where, name), message)
 
 
 def _same_keys(config: Config, document: Document) -> Iterator[Problem]:

@@ -5,70 +5,31 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictInt,
-    StringConstraints,
-    field_validator,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, StrictBool, StrictInt, StringConstraints, field_validator, model_validator
 
-from fluxen.config.values import (
-    Address,
-    BindAddress,
-    FilePath,
-    KeyHash,
-    Mount,
-    ProviderKey,
-    Secret,
-    SigningKey,
-    Size,
-    TargetUrl,
-    problem,
-)
-
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+from fluxen.config.access import ApiKeys, Glob
+from fluxen.config.section import NAME, Milliseconds, Section, no_default
+from fluxen.config.values import Address, BindAddress, FilePath, Mount, Network, ProviderKey, Size, TargetUrl
 
 DEFAULT_CONNECT_MS = 10_000
 DEFAULT_FIRST_BYTE_MS = 600_000  # reasoning models think for minutes before their first byte
 DEFAULT_IDLE_MS = 300_000
 
-Milliseconds = Annotated[StrictInt, Field(ge=1, le=86_400_000)]
 
+class Tls(Section):
+    cert_file: FilePath = Field(description="PEM file: the server's certificate, then those between it and its root")
+    key_file: FilePath = Field(description="PEM file: its private key, without a password")
+    min_version: Literal["1.2", "1.3"] = Field(default="1.2", description="the oldest version of TLS that is spoken")
 
-def _label(value: object) -> object:
-    """Ids, teams, projects and tags: they go into rows and perhaps headers. A number is fine; it becomes text."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if isinstance(value, str) and not (0 < len(value) <= 256 and all("\x20" <= c <= "\x7e" for c in value)):
-        raise problem("expected 1 to 256 printable ASCII characters")
-    return value
-
-
-Label = Annotated[str, BeforeValidator(_label)]
-
-
-def _no_default(schema: dict[str, Any]) -> None:
-    schema.pop("default", None)
-
-
-class Section(BaseModel):
-    """One mapping of the file. Unknown fields are errors; an empty section (`server:`) means its defaults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    @model_validator(mode="before")
+    @field_validator("min_version", mode="before")
     @classmethod
-    def _empty(cls, value: object) -> object:
-        return {} if value is None else value
+    def _number(cls, value: object) -> object:
+        """YAML reads 1.2 as a number."""
+        return str(value) if isinstance(value, float) else value
 
 
 class Server(Section):
@@ -86,6 +47,17 @@ class Server(Section):
     )
     shutdown_timeout_ms: Milliseconds = Field(
         default=30_000, description="how long running requests may take to finish after SIGTERM"
+    )
+    head_timeout_ms: Milliseconds = Field(
+        default=10_000, description="from the first byte of a request's head to its last; then 408"
+    )
+    body_timeout_ms: Milliseconds = Field(default=60_000, description="silence within a request's body; then 408")
+    keep_alive_timeout_ms: Milliseconds = Field(
+        default=75_000, description="how long a connection without a request stays open"
+    )
+    tls: Tls | None = Field(default=None, description="speak HTTPS instead of HTTP; a section, see below")
+    trusted_proxies: tuple[Network, ...] = Field(
+        default=(), description="addresses or networks of proxies whose X-Forwarded-For says who calls"
     )
 
     @property
@@ -105,10 +77,15 @@ class Timeouts(NamedTuple):
     idle: float
 
 
+class Credential(Section):
+    name: Annotated[str, StringConstraints(pattern=f"^{NAME}$")] = Field(description="what rows and lists call it")
+    api_key: ProviderKey = Field(description="the provider's key")
+
+
 class Upstream(Section):
     request_path: Mount = Field(
         default="",
-        json_schema_extra=_no_default,
+        json_schema_extra=no_default,
         description="the mount: requests under this path go here; default /NAME",
     )
     target_url: TargetUrl | None = Field(
@@ -117,10 +94,14 @@ class Upstream(Section):
     api_key: ProviderKey | None = Field(
         default=None, description="the provider's key; without one the provider gets no credential from Fluxen"
     )
+    credentials: Annotated[tuple[Credential, ...], Field(min_length=1, max_length=16)] | None = Field(
+        default=None,
+        description="several keys instead of api_key: one that the provider refuses is parked, the next is used",
+    )
     dialect: Literal["openai", "anthropic", "gemini"] | None = Field(
         default=None, description="the protocol it speaks; known for providers known by name, else openai"
     )
-    models: tuple[Annotated[str, StringConstraints(min_length=1, max_length=256)], ...] | None = Field(
+    models: tuple[Glob, ...] | None = Field(
         default=None, description="patterns ('gpt-*') of model names that unified routes send here"
     )
     request_timeout_ms: Milliseconds | None = Field(
@@ -175,60 +156,8 @@ class Upstreams(Section):
         )
 
 
-def _digest(key: Secret | None, key_hash: str | None) -> bytes:
-    """The SHA-256 of a client key. The loader sees to it that there is one of the two."""
-    if key is not None:
-        return hashlib.sha256(key.reveal().encode()).digest()
-    return bytes.fromhex(key_hash.removeprefix("sha256:")) if key_hash else b""
-
-
-def derived_id(digest: bytes) -> str:
-    """The id of a static key that has none: the same after every restart, also when `key` becomes `hash`, and no way
-    back to the key."""
-    return "key-" + hashlib.blake2s(digest, person=b"fluxenid", digest_size=5).hexdigest()
-
-
-class StaticKey(Section):
-    """Either `key` or `hash`."""
-
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["key"]}, {"required": ["hash"]}]})
-
-    key: Secret | None = Field(default=None, description="what the client sends as its API key; or else `hash`")
-    hash: KeyHash | None = Field(
-        default=None, description="sha256: and the 64 hexadecimal digits of its SHA-256, instead of `key`"
-    )
-    id: Label = Field(
-        default_factory=lambda data: derived_id(_digest(data["key"], data["hash"])),
-        description="the name in rows and reports; default: derived from the key, stable",
-    )
-    upstreams: tuple[str, ...] | None = Field(default=None, description="names of upstreams it may use; default: all")
-    team: Label | None = Field(default=None, description="written into each row of this key")
-    project: Label | None = Field(default=None, description="written into each row of this key")
-    tags: dict[Label, Label] | None = Field(default=None, max_length=32, description="name: value, into each row")
-
-    @property
-    def digest(self) -> bytes:
-        """The SHA-256 of the key: 32 bytes."""
-        return _digest(self.key, self.hash)
-
-
-class JwtKey(Section):
-    id: Label = Field(default="", description="the name of the issuer")
-    key: SigningKey = Field(description="the shared secret (HS256), at least 32 bytes")
-
-
-class ApiKeys(Section):
-    static: tuple[StaticKey, ...] = Field(default=(), description="keys written here")
-    jwt: tuple[JwtKey, ...] = Field(default=(), description="issuers of signed tokens (not served yet)")
-
-    @field_validator("static", "jwt", mode="before")
-    @classmethod
-    def _none(cls, value: object) -> object:
-        return () if value is None else value
-
-
 class Admin(Section):
-    bind_address: BindAddress = Field(description="host:port of metrics, dashboard and api (not served yet)")
+    bind_address: BindAddress = Field(description="host:port of Fluxen's own endpoints: metrics, state, reload")
     key: ProviderKey | None = Field(default=None, description="what opens it; without one: this machine only")
 
 
@@ -250,13 +179,23 @@ class LedgerSettings(Section):
     )
 
 
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="what is written at least; FLUXEN_LOG wins over this section"
+    )
+    format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="auto: console on a terminal, else one JSON object a line"
+    )
+    requests: StrictBool = Field(default=True, description="one line a request, at level info")
+
+
 class Config(Section):
     """The whole file."""
 
     version: Literal[1] = Field(default=1, description="of this format")
     data_dir: FilePath = Field(
         default=Path(),
-        json_schema_extra=_no_default,
+        json_schema_extra=no_default,
         description="ledger and other data; relative to the file; FLUXEN_DATA_DIR wins; default: $XDG_DATA_HOME/fluxen",
     )
     server: Server = Server()
@@ -266,6 +205,7 @@ class Config(Section):
     )
     admin: Admin | None = None
     ledger: LedgerSettings = LedgerSettings()
+    log: LogSettings = LogSettings()
 
     @field_validator("api_keys", mode="before")
     @classmethod

@@ -11,6 +11,8 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -41,6 +43,7 @@ _MOUNT = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _RESERVED_MOUNTS = ("/v1", "/v1beta", "/-")
 _LABEL_LENGTH = 63  # RFC 1035, 2.3.4: the length of a label has six bits
 _KEY_HASH = re.compile(r"sha256:[0-9A-Fa-f]{64}")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 
@@ -284,6 +287,71 @@ def _target_url(value: object, info: ValidationInfo) -> str:
     return value.rstrip("/")
 
 
+def _network(value: object) -> IPv4Network | IPv6Network:
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    if not isinstance(value, str):
+        raise problem('expected an address or network in quotes, such as "10.0.0.0/8"')
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError as error:
+        if "has host bits set" in str(error):
+            meant = ipaddress.ip_network(value, strict=False)
+            raise problem(f"the address has bits beyond the network's prefix: {meant} is meant?") from None
+        raise problem("neither an IP address nor a network such as 10.0.0.0/8 or fd00::/8") from None
+
+
+def parse_moment(text: str) -> datetime:
+    """`2027-01-31` (its midnight, UTC) or an ISO 8601 time with its offset; ValueError with what to write instead."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("expected a day such as 2027-01-31 or a time such as 2027-01-31T18:00:00Z") from None
+    if moment.tzinfo is None and not _DAY.fullmatch(text):
+        raise ValueError("the time has no offset: end it with Z for UTC, such as 2027-01-31T18:00:00Z")
+    try:
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time is out of range") from None
+
+
+def _moment(value: object) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str):
+        raise problem("expected a day such as 2027-01-31 or a time such as 2027-01-31T18:00:00Z")
+    try:
+        return parse_moment(value)
+    except ValueError as error:
+        raise problem(str(error)) from None
+
+
+def _route_pattern(value: object) -> str:
+    if not isinstance(value, str) or not value.startswith("/") or len(value) > 256 or not sendable(value):
+        raise problem("expected the beginning '/' of a path and '*' for any rest of it, such as /v1/chat/*")
+    if "?" in value or "#" in value or "%" in value or "//" in value:
+        raise problem("a path without query, '//' and '%': such requests are refused for restricted keys anyway")
+    return value
+
+
+def _jwks_url(value: object, info: ValidationInfo) -> str:
+    """https, or http on this machine: whoever changes these keys on the way lets himself in."""
+    value = _text(value, info)
+    if not isinstance(value, str) or not sendable(value):
+        raise problem("expected a URL")
+    try:
+        url = urlsplit(value)
+        _ = url.port
+    except ValueError:
+        raise problem("not a URL: host or port is malformed") from None
+    local = url.hostname in ("localhost", "127.0.0.1", "::1")
+    if not url.hostname or not (url.scheme == "https" or (url.scheme == "http" and local)):
+        raise problem("expected https://host… (http only for this machine)")
+    if url.username is not None or url.password is not None or "#" in value:
+        raise problem("must not hold a user, a password or a fragment")
+    return value
+
+
 # A literal nobody can send is tolerated as a client's key (the loader warns), but never as one that goes upstream.
 ProviderKey = Annotated[Secret, AfterValidator(_sendable_secret)]
 SigningKey = Annotated[
@@ -300,3 +368,15 @@ BindAddress = Annotated[
 ]
 Mount = Annotated[str, BeforeValidator(_mount), WithJsonSchema({"type": "string", "pattern": "^/."})]
 TargetUrl = Annotated[str, BeforeValidator(_target_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    PlainValidator(_network),
+    WithJsonSchema({"type": "string", "examples": ["10.0.0.0/8", "::1"]}),
+]
+Moment = Annotated[
+    datetime, PlainValidator(_moment), WithJsonSchema({"type": "string", "examples": ["2027-01-31T18:00:00Z"]})
+]
+RoutePattern = Annotated[
+    str, BeforeValidator(_route_pattern), WithJsonSchema({"type": "string", "pattern": "^/", "maxLength": 256})
+]
+JwksUrl = Annotated[str, BeforeValidator(_jwks_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]

@@ -11,7 +11,8 @@ from urllib.parse import unquote_to_bytes
 
 from fluxen.gateway.head import FETCH_SITE, ORIGIN, PROXIED, RequestHead
 from fluxen.gateway.routes import Route, Upstream, speaks_for_credential
-from fluxen.gateway.snapshot import ClientKey, Snapshot
+from fluxen.gateway.snapshot import Snapshot
+from fluxen.keys.client import ClientKey
 
 _LOCAL_HOSTS: Final = (b"localhost", b"127.0.0.1", b"[::1]")
 

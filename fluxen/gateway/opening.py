@@ -21,8 +21,9 @@ from fluxen.gateway.head import (
     parse_tags,
 )
 from fluxen.gateway.routes import NoRoute, Route, Upstream, dialect_hint
-from fluxen.gateway.snapshot import ClientKey, Snapshot
+from fluxen.gateway.snapshot import Snapshot
 from fluxen.gateway.target import split_target
+from fluxen.keys.client import ClientKey
 from fluxen.providers.dialect import Dialect
 
 LABEL: Final = 256  # bytes of a client-supplied string in the ledger

@@ -12,8 +12,9 @@ from fluxen.config.load import Loaded
 from fluxen.errors import LedgerError
 from fluxen.gateway import unpacked, worker
 from fluxen.gateway.certificates import Authorities
-from fluxen.gateway.snapshot import ClientKey, Snapshot, build
+from fluxen.gateway.snapshot import Snapshot, build
 from fluxen.gateway.supervisor import Supervisor
+from fluxen.keys.client import ClientKey
 from fluxen.ledger.journal import probe
 
 

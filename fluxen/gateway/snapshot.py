@@ -5,61 +5,18 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
-import hashlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
-from urllib.parse import urlsplit
 
 from fluxen.config import model as schema
 from fluxen.config.load import Loaded
 from fluxen.errors import ConfigError
-from fluxen.gateway.certificates import Trust, client_context
-from fluxen.gateway.pool import Origin
-from fluxen.gateway.routes import HOME, Router, Upstream
-from fluxen.gateway.timers import ticks
+from fluxen.gateway.routes import Router, Upstream
+from fluxen.gateway.upstreams import behind_proxy, upstreams_of
+from fluxen.keys.client import OPEN, ClientKey, KeyIndex
 from fluxen.keys.known import Known, known_keys
-from fluxen.providers.catalogue import Provider, load_catalogue, provider_of_upstream
+from fluxen.providers.catalogue import load_catalogue
 from fluxen.providers.dialect import dialects
-
-_PORTS: Final = {"http": 80, "https": 443}
-
-
-@dataclass(frozen=True, slots=True)
-class ClientKey:
-    """Who calls, as the ledger names them. upstreams: the names it may use, None for all."""
-
-    id: str
-    team: str | None = None
-    project: str | None = None
-    tags: Mapping[str, str] | None = None
-    upstreams: frozenset[str] | None = None
-
-
-OPEN: Final = ClientKey("")
-"""Whoever calls in open mode, if nobody says who that is."""
-
-
-class KeyIndex:
-    """Client keys by their SHA-256; no key is kept. How long a look-up takes tells nothing of how near a guess was: the
-    bytes of two digests are compared only when their 64-bit hashes, salted by the process, are the same."""
-
-    def __init__(self, keys: Sequence[schema.StaticKey]) -> None:
-        self._keys = {
-            key.digest: ClientKey(
-                key.id, key.team, key.project, key.tags, None if key.upstreams is None else frozenset(key.upstreams)
-            )
-            for key in keys
-        }
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def find(self, presented: bytes) -> ClientKey | None:
-        return self._keys.get(hashlib.sha256(presented).digest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +46,7 @@ def build(loaded: Loaded, env: Mapping[str, str], everyone: ClientKey | None = N
     problems = list(known.problems)
     hint: str | None = None
     address = config.server.bind_address
-    if known.keys is None and not known.problems and not address.loopback:
+    if known.clients is None and not known.problems and not address.loopback:
         message = (
             f"there is no client key, and on {address} anyone could spend your money: create one, or bind 127.0.0.1"
         )
@@ -97,23 +54,14 @@ def build(loaded: Loaded, env: Mapping[str, str], everyone: ClientKey | None = N
         hint = (
             "fluxen init writes a configuration with a first client key; fluxen serve --first-key creates only the key"
         )
-    upstreams: list[Upstream] = []
-    for name, section in _sections(config, catalogue, env).items():
-        try:
-            upstreams.append(_upstream(config, name, section, catalogue, env))
-        except ConfigError as error:
-            problems.append(loaded.problem(("upstreams", name), error.message))
-    proxied = [upstream for upstream in upstreams if _behind_proxy(upstream.origin, env)]
-    if proxied:
-        hosts = ",".join(sorted({upstream.origin.host for upstream in proxied}))
-        problems.append(
-            f"{proxied[0].origin.scheme.upper()}_PROXY is set, and Fluxen can't reach an upstream through a proxy: "
-            f"unset it, or add to NO_PROXY: {hosts}"
-        )
+    upstreams, wrong = upstreams_of(config, catalogue, env)
+    problems += [loaded.problem(where, message) for where, message in wrong]
+    if proxy := behind_proxy(upstreams, env):
+        problems.append(proxy)
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise ConfigError(f"{loaded.name} has {count}", tuple(problems), hint)
-    keys = None if known.keys is None else KeyIndex(known.keys)
+    keys = None if known.clients is None else KeyIndex(known.clients)
     return Snapshot(
         config=config,
         keys=keys,
@@ -124,94 +72,3 @@ def build(loaded: Loaded, env: Mapping[str, str], everyone: ClientKey | None = N
         warnings=(*loaded.warnings, *known.warnings),
         everyone=everyone or OPEN,
     )
-
-
-def _sections(
-    config: schema.Config, catalogue: Mapping[str, Provider], env: Mapping[str, str]
-) -> Mapping[str, schema.Upstream]:
-    """The upstreams of the file; without any, the providers that the dialects come from and those whose key is in
-    the environment."""
-    if config.upstreams.by_name:
-        return config.upstreams.by_name
-    names = [*HOME.values()]
-    names += [provider.name for provider in dict.fromkeys(catalogue.values()) if any(env.get(n) for n in provider.env)]
-    return {name: schema.Upstream(request_path=f"/{name}") for name in dict.fromkeys(names)}
-
-
-def _upstream(
-    config: schema.Config,
-    name: str,
-    section: schema.Upstream,
-    catalogue: Mapping[str, Provider],
-    env: Mapping[str, str],
-) -> Upstream:
-    known = provider_of_upstream(name, section.target_url, catalogue)
-    target = section.target_url or (known.base_url if known else None)
-    if target is None:
-        near = difflib.get_close_matches(name.lower(), catalogue, n=1)
-        meant = f" (did you mean '{near[0]}'?)" if near else ""
-        raise ConfigError(f"is not a provider Fluxen knows{meant}: it needs a target_url")
-    if known is not None and section.dialect not in (None, known.dialect):
-        known = None  # the name is a provider's, the protocol is not
-    dialect = dialects()[section.dialect or (known.dialect if known else "openai")]
-    like = known or catalogue[HOME[dialect.name]]
-    parts = urlsplit(target)
-    port = parts.port or _PORTS[parts.scheme]
-    host = parts.hostname or ""
-    shown = f"[{host}]" if ":" in host else host
-    credential, credential_name = _credential(name, section, known, env)
-    if section.ca_file is not None:
-        client_context(Trust(str(section.ca_file), None, "ca_file"))  # only for what is wrong with it
-    limits = config.upstreams.timeouts(section)
-    return Upstream(
-        name=name,
-        provider=known.name if known else "",
-        dialect=dialect,
-        origin=Origin(parts.scheme, host, port, str(section.ca_file) if section.ca_file else None),
-        host=(shown if port == _PORTS[parts.scheme] else f"{shown}:{port}").encode("ascii"),
-        base=parts.path.rstrip("/").encode("ascii"),
-        version=like.version_segment.encode("ascii"),
-        native=tuple(path.encode("ascii") for path in like.native),
-        repairs=dialect.name == "openai" and (known is not None or section.dialect is not None),
-        mount=section.request_path.encode("ascii"),
-        credential_header=like.credential_header.encode("ascii"),
-        credential=None if credential is None else f"{like.credential_scheme}{credential}".encode("latin-1"),
-        credential_name=credential_name,
-        models=_globs(section.models),
-        connect_seconds=limits.connect,
-        first_byte_ticks=ticks(limits.first_byte),
-        idle_ticks=ticks(limits.idle),
-    )
-
-
-def _credential(
-    name: str, section: schema.Upstream, known: Provider | None, env: Mapping[str, str]
-) -> tuple[str | None, str | None]:
-    """The provider's key and what to call it in rows: never the key itself."""
-    if section.api_key is not None:
-        return section.api_key.reveal(), section.api_key.reference or name
-    if known is not None and section.target_url is None:
-        for variable in known.env:
-            if value := env.get(variable, "").strip():
-                if not all("\x21" <= character <= "\x7e" for character in value):
-                    raise ConfigError(f"the key in ${variable} holds a character that can't stand in a header")
-                return value, f"${variable}"
-    return None, None
-
-
-def _globs(models: Sequence[str] | None) -> re.Pattern[str] | None:
-    return None if models is None else re.compile("|".join(fnmatch.translate(glob) for glob in models))
-
-
-def _behind_proxy(origin: Origin, env: Mapping[str, str]) -> bool:
-    """Whether the environment asks for a proxy on the way to this origin, and NO_PROXY does not exempt it."""
-    low = {name.lower(): value for name, value in env.items() if name.lower().endswith("_proxy")}
-    if not (low.get(f"{origin.scheme}_proxy") or low.get("all_proxy")):
-        return False
-    for entry in low.get("no_proxy", "").lower().split(","):
-        exempt = entry.strip().removeprefix("*").removeprefix(".")
-        if entry.strip() == "*" or exempt in (origin.host, f"{origin.host}:{origin.port}"):
-            return False
-        if exempt and origin.host.endswith(f".{exempt}"):
-            return False
-    return True

@@ -9,16 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fluxen.config.load import Loaded
-from fluxen.config.model import StaticKey
 from fluxen.errors import ConfigError
+from fluxen.keys.client import ClientKey, client_of
 from fluxen.keys.store import KeyStore
 
 
 @dataclass(slots=True)
 class Known:
-    """keys: None when nobody ever spoke of keys, which is open mode; an empty list lets nobody in."""
+    """clients: by the SHA-256 of their keys; None when nobody ever spoke of keys, which is open mode. None of them:
+    nobody gets in."""
 
-    keys: list[StaticKey] | None = None
+    clients: dict[bytes, ClientKey] | None = None
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -35,17 +36,17 @@ def known_keys(loaded: Loaded) -> Known:
         return known
     if section is None and stored is None:
         return known
-    known.keys = list(stored.keys) if stored else []
+    keys = list(stored.keys) if stored else []
     known.warnings += stored.warnings if stored else ()
     names = loaded.config.upstreams.by_name
-    for key in known.keys:
+    for key in keys:
         gone = [name for name in key.upstreams or () if names and name not in names]
         if gone:
             known.warnings.append(
                 f"{store.path}: key '{key.id}' is for an upstream that isn't there: {', '.join(gone)}"
             )
-    ids = {key.id: key for key in known.keys}
-    digests = {key.digest: key for key in known.keys}
+    ids = {key.id: key for key in keys}
+    digests = {key.digest: key for key in keys}
     for index, key in enumerate(section.static if section else ()):
         where = ("api_keys", "static", index)
         if key.id in ids:
@@ -57,12 +58,13 @@ def known_keys(loaded: Loaded) -> Known:
             field_name = "hash" if key.key is None else "key"
             known.problems.append(loaded.problem((*where, field_name), f"is the key '{other}' in {store.path}, too"))
         else:
-            known.keys.append(key)
-    if not known.keys:
+            keys.append(key)
+    if not keys:
         message = "no key: nobody can get in"
         if section is None:
             known.warnings.append(f"{store.path}: {message} (remove the file for open mode on this machine)")
         else:
             message += " (remove api_keys for open mode on this machine)"
             known.warnings.append(loaded.problem(("api_keys",), message))
+    known.clients = {key.digest: client_of(key) for key in keys}
     return known

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from fluxen.config.model import StaticKey
+from fluxen.config.access import StaticKey
 from fluxen.errors import ConfigError, FluxenError
 from fluxen.keys.generate import hash_of, new_key
 from fluxen.keys.private import open_lock, write_whole

@@ -20,6 +20,7 @@ ENV = {
     "FLUXEN_KEY_ALICE": "alice-key",
     "FLUXEN_JWT_KEY": "x" * 32,
     "FLUXEN_ADMIN_KEY": "admin",
+    "LOCAL_KEY": "local-1",
     "HOME": "/home/x",
 }
 
@@ -37,11 +38,14 @@ def test_as_it_stands_it_is_open_mode_with_all_defaults() -> None:
 def test_with_every_setting_it_is_valid(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "anthropic").write_text("sk-ant\n")
+    (tmp_path / "secrets" / "second").write_text("local-2\n")
     loaded = load_bytes(uncommented(), ENV, tmp_path / "fluxen.yaml")
     assert list(loaded.config.upstreams.by_name) == ["openai", "anthropic", "local"]
     assert all("not served yet" in warning for warning in loaded.warnings)
     # The defaults it shows are the defaults.
-    assert loaded.config.server == Config().server
+    changed = {"tls": None, "trusted_proxies": ()}
+    assert loaded.config.server.model_copy(update=changed) == Config().server
+    assert loaded.config.log == Config().log
     assert loaded.config.ledger.model_copy(update={"retention_days": None}) == Config().ledger
 
 
@@ -62,7 +66,9 @@ def fields(model: type[BaseModel]) -> Iterator[tuple[type[BaseModel], str]]:
 
 
 def test_it_sets_every_field() -> None:
-    loaded = load_bytes(uncommented().replace(b"file:secrets/anthropic", b"k"), ENV, None)
+    loaded = load_bytes(
+        uncommented().replace(b"file:secrets/anthropic", b"k").replace(b"file:secrets/second", b"k"), ENV, None
+    )
     written: dict[type[BaseModel], set[str]] = {}
 
     def collect(value: object) -> None:

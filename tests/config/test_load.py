@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fluxen.config.access import StaticKey
 from fluxen.config.load import Loaded, load_bytes, load_config
-from fluxen.config.model import StaticKey
 from fluxen.config.values import Address, Secret
 from fluxen.errors import ConfigError
 

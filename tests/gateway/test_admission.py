@@ -14,7 +14,8 @@ from gateway.rig import KEY, OK, Answer, Client, Connection, Gateway, Request, U
 from fluxen.config.load import load_config
 from fluxen.gateway.head import HeaderKinds
 from fluxen.gateway.opening import Forward, Opening, Openings
-from fluxen.gateway.snapshot import ClientKey, Snapshot, build
+from fluxen.gateway.snapshot import Snapshot, build
+from fluxen.keys.client import ClientKey
 
 Upstreams = Callable[[str], Upstream]
 

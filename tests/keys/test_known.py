@@ -9,7 +9,8 @@ import pytest
 
 from fluxen.config.load import Loaded, load_bytes
 from fluxen.errors import ConfigError
-from fluxen.gateway.snapshot import ClientKey, Snapshot, build
+from fluxen.gateway.snapshot import Snapshot, build
+from fluxen.keys.client import ClientKey
 from fluxen.keys.generate import hash_of
 from fluxen.keys.store import KeyStore
 

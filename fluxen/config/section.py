@@ -1,0 +1,46 @@
+"""What the sections of a configuration have in common: unknown fields are errors, labels, names and times."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, model_validator
+
+from fluxen.config.values import problem
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+Milliseconds = Annotated[StrictInt, Field(ge=1, le=86_400_000)]
+
+
+def _label(value: object) -> object:
+    """Ids, teams, projects and tags: they go into rows and perhaps headers. A number is fine; it becomes text."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, str) and not (0 < len(value) <= 256 and all("\x20" <= c <= "\x7e" for c in value)):
+        raise problem("expected 1 to 256 printable ASCII characters")
+    return value
+
+
+Label = Annotated[str, BeforeValidator(_label)]
+
+
+def no_default(schema: dict[str, Any]) -> None:
+    """For a field whose default is worked out: the JSON Schema shows none."""
+    schema.pop("default", None)
+
+
+def one_of(*names: str) -> dict[str, Any]:
+    """The JSON Schema of a mapping that has exactly one of these."""
+    return {"oneOf": [{"required": [name]} for name in names]}
+
+
+class Section(BaseModel):
+    """One mapping of the file. Unknown fields are errors; an empty section (`server:`) means its defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, value: object) -> object:
+        return {} if value is None else value

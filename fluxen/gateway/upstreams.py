@@ -1,0 +1,141 @@
+"""From the configuration to the upstreams: what each section and the catalogue of providers say together."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from fluxen.config import model as schema
+from fluxen.config.document import Where
+from fluxen.errors import ConfigError
+from fluxen.gateway.certificates import Trust, client_context
+from fluxen.gateway.pool import Origin
+from fluxen.gateway.routes import HOME, Upstream
+from fluxen.gateway.timers import ticks
+from fluxen.providers.catalogue import Provider, provider_of_upstream
+from fluxen.providers.dialect import dialects
+
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+def upstreams_of(
+    config: schema.Config, catalogue: Mapping[str, Provider], env: Mapping[str, str]
+) -> tuple[list[Upstream], list[tuple[Where, str]]]:
+    """The upstreams, in the order of the file, and what is wrong with others: where, and a message."""
+    upstreams: list[Upstream] = []
+    problems: list[tuple[Where, str]] = []
+    for name, section in _sections(config, catalogue, env).items():
+        try:
+            upstreams.append(_upstream(config, name, section, catalogue, env))
+        except ConfigError as error:
+            problems.append((("upstreams", name), error.message))
+    return upstreams, problems
+
+
+def behind_proxy(upstreams: Sequence[Upstream], env: Mapping[str, str]) -> str | None:
+    """What to say if the environment asks for a proxy on the way to one of them."""
+    proxied = [upstream for upstream in upstreams if _behind_proxy(upstream.origin, env)]
+    if not proxied:
+        return None
+    hosts = ",".join(sorted({upstream.origin.host for upstream in proxied}))
+    return (
+        f"{proxied[0].origin.scheme.upper()}_PROXY is set, and Fluxen can't reach an upstream through a proxy: "
+        f"unset it, or add to NO_PROXY: {hosts}"
+    )
+
+
+def _sections(
+    config: schema.Config, catalogue: Mapping[str, Provider], env: Mapping[str, str]
+) -> Mapping[str, schema.Upstream]:
+    """The upstreams of the file; without any, the providers that the dialects come from and those whose key is in
+    the environment."""
+    if config.upstreams.by_name:
+        return config.upstreams.by_name
+    names = [*HOME.values()]
+    names += [provider.name for provider in dict.fromkeys(catalogue.values()) if any(env.get(n) for n in provider.env)]
+    return {name: schema.Upstream(request_path=f"/{name}") for name in dict.fromkeys(names)}
+
+
+def _upstream(
+    config: schema.Config,
+    name: str,
+    section: schema.Upstream,
+    catalogue: Mapping[str, Provider],
+    env: Mapping[str, str],
+) -> Upstream:
+    known = provider_of_upstream(name, section.target_url, catalogue)
+    target = section.target_url or (known.base_url if known else None)
+    if target is None:
+        near = difflib.get_close_matches(name.lower(), catalogue, n=1)
+        meant = f" (did you mean '{near[0]}'?)" if near else ""
+        raise ConfigError(f"is not a provider Fluxen knows{meant}: it needs a target_url")
+    if known is not None and section.dialect not in (None, known.dialect):
+        known = None  # the name is a provider's, the protocol is not
+    dialect = dialects()[section.dialect or (known.dialect if known else "openai")]
+    like = known or catalogue[HOME[dialect.name]]
+    parts = urlsplit(target)
+    port = parts.port or _PORTS[parts.scheme]
+    host = parts.hostname or ""
+    shown = f"[{host}]" if ":" in host else host
+    credential, credential_name = _credential(name, section, known, env)
+    if section.ca_file is not None:
+        client_context(Trust(str(section.ca_file), None, "ca_file"))  # only for what is wrong with it
+    limits = config.upstreams.timeouts(section)
+    return Upstream(
+        name=name,
+        provider=known.name if known else "",
+        dialect=dialect,
+        origin=Origin(parts.scheme, host, port, str(section.ca_file) if section.ca_file else None),
+        host=(shown if port == _PORTS[parts.scheme] else f"{shown}:{port}").encode("ascii"),
+        base=parts.path.rstrip("/").encode("ascii"),
+        version=like.version_segment.encode("ascii"),
+        native=tuple(path.encode("ascii") for path in like.native),
+        repairs=dialect.name == "openai" and (known is not None or section.dialect is not None),
+        mount=section.request_path.encode("ascii"),
+        credential_header=like.credential_header.encode("ascii"),
+        credential=None if credential is None else f"{like.credential_scheme}{credential}".encode("latin-1"),
+        credential_name=credential_name,
+        models=_globs(section.models),
+        connect_seconds=limits.connect,
+        first_byte_ticks=ticks(limits.first_byte),
+        idle_ticks=ticks(limits.idle),
+    )
+
+
+def _credential(
+    name: str, section: schema.Upstream, known: Provider | None, env: Mapping[str, str]
+) -> tuple[str | None, str | None]:
+    """The provider's key and what to call it in rows: never the key itself."""
+    if section.credentials:
+        return section.credentials[0].api_key.reveal(), section.credentials[0].name
+    if section.api_key is not None:
+        return section.api_key.reveal(), section.api_key.reference or name
+    if known is not None and section.target_url is None:
+        for variable in known.env:
+            if value := env.get(variable, "").strip():
+                if not all("\x21" <= character <= "\x7e" for character in value):
+                    raise ConfigError(f"the key in ${variable} holds a character that can't stand in a header")
+                return value, f"${variable}"
+    return None, None
+
+
+def _globs(models: Sequence[str] | None) -> re.Pattern[str] | None:
+    return None if models is None else re.compile("|".join(fnmatch.translate(glob) for glob in models))
+
+
+def _behind_proxy(origin: Origin, env: Mapping[str, str]) -> bool:
+    """Whether the environment asks for a proxy on the way to this origin, and NO_PROXY does not exempt it."""
+    low = {name.lower(): value for name, value in env.items() if name.lower().endswith("_proxy")}
+    if not (low.get(f"{origin.scheme}_proxy") or low.get("all_proxy")):
+        return False
+    for entry in low.get("no_proxy", "").lower().split(","):
+        exempt = entry.strip().removeprefix("*").removeprefix(".")
+        if entry.strip() == "*" or exempt in (origin.host, f"{origin.host}:{origin.port}"):
+            return False
+        if exempt and origin.host.endswith(f".{exempt}"):
+            return False
+    return True
