@@ -7,6 +7,8 @@ twice: whose request would it be?
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Literal
 
 from fluxen.config.load import Loaded
 from fluxen.errors import ConfigError
@@ -24,13 +26,25 @@ class Known:
     warnings: list[str] = field(default_factory=list)
 
 
-def known_keys(loaded: Loaded) -> Known:
-    """What is wrong comes as lines for ConfigError.problems, so that it is told with everything else."""
+class _Place(Enum):
+    FILE = "keys.json of the data folder"
+
+
+FILE: Final = _Place.FILE
+"""Read keys.json now, instead of being given what is in it."""
+
+
+def known_keys(loaded: Loaded, raw: bytes | Literal[_Place.FILE] | None = FILE) -> Known:
+    """raw: what is in keys.json, for a caller who has read it (`KeyStore.raw`); None: there is no such file.
+
+    What is wrong comes as lines for ConfigError.problems, so that it is told with everything else.
+    """
     known = Known()
     section = loaded.config.api_keys
     store = KeyStore(loaded.config.data_dir)
     try:
-        stored = store.read()
+        raw = store.raw() if raw is FILE else raw
+        stored = None if raw is None else store.parse(raw)
     except ConfigError as error:
         known.problems.append(error.message)
         return known
@@ -38,6 +52,7 @@ def known_keys(loaded: Loaded) -> Known:
         return known
     keys = list(stored.keys) if stored else []
     known.warnings += stored.warnings if stored else ()
+    known.warnings += store.exposed() if stored else ()
     names = loaded.config.upstreams.by_name
     for key in keys:
         gone = [name for name in key.upstreams or () if names and name not in names]

@@ -50,9 +50,24 @@ class KeyStore:
     def read(self) -> Stored | None:
         """The keys; None without a file. Raises ConfigError when it can't be used: a gateway that took a broken file
         for an empty one would be open to everybody."""
-        document = self._document()
-        if document is None:
+        raw = self.raw()
+        if raw is None:
             return None
+        stored = self.parse(raw)
+        return Stored(stored.keys, (*stored.warnings, *self.exposed()))
+
+    def raw(self) -> bytes | None:
+        """The file as it is; None without one. Raises ConfigError when it can't be read."""
+        try:
+            return self.path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise ConfigError(f"can't read {self.path}: {error.strerror}", hint="check who owns it") from error
+
+    def parse(self, raw: bytes) -> Stored:
+        """What such a file says; looks at no file itself. Raises ConfigError when it can't be used."""
+        document = self._document(raw)
         keys: list[StaticKey] = []
         ids: dict[str, int] = {}
         digests: dict[bytes, int] = {}
@@ -63,13 +78,13 @@ class KeyStore:
             if (first := digests.setdefault(key.digest, index)) != index:
                 raise self._broken(f"keys[{index}].hash is that of keys[{first}], too")
             keys.append(key)
-        return Stored(tuple(keys), tuple(self._exposed()))
+        return Stored(tuple(keys))
 
     def create(self, key_id: str) -> str:
         """Add a new key and return it: the only time it is seen. Raises FluxenError when there is one of that id, or
         the file can't be written, ConfigError when it can't be read."""
         with self._locked():
-            document = self._document() or {"version": VERSION, "keys": []}
+            document = self._written()
             if any(entry.get("id") == key_id for entry in document["keys"]):
                 raise FluxenError(f"{self.path} has a key '{key_id}' already")
             return self._add(document, key_id)
@@ -79,7 +94,7 @@ class KeyStore:
         if (stored := self.read()) is not None and stored.keys:
             return None  # so that later starts need not be able to write
         with self._locked():
-            document = self._document() or {"version": VERSION, "keys": []}
+            document = self._written()
             return None if document["keys"] else self._add(document, key_id)
 
     def _add(self, document: dict[str, Any], key_id: str) -> str:
@@ -113,14 +128,12 @@ class KeyStore:
                 hint="a client key is kept there: check data_dir, who owns it, and that its disk has room",
             ) from error
 
-    def _document(self) -> dict[str, Any] | None:
-        """The file, its outer shape checked; None without one."""
-        try:
-            raw = self.path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise ConfigError(f"can't read {self.path}: {error.strerror}", hint="check who owns it") from error
+    def _written(self) -> dict[str, Any]:
+        raw = self.raw()
+        return {"version": VERSION, "keys": []} if raw is None else self._document(raw)
+
+    def _document(self, raw: bytes) -> dict[str, Any]:
+        """Its outer shape checked."""
         try:
             document = json.loads(raw)
         except (ValueError, RecursionError):
@@ -149,8 +162,12 @@ class KeyStore:
     def _broken(self, why: str) -> ConfigError:
         return ConfigError(f"{self.path} can't be used: {why}; restore it, or move it away and create the keys anew")
 
-    def _exposed(self) -> Iterator[str]:
-        mode = stat.S_IMODE(self.path.stat().st_mode)
+    def exposed(self) -> Iterator[str]:
+        """Warnings when others can open the file."""
+        try:
+            mode = stat.S_IMODE(self.path.stat().st_mode)
+        except OSError:
+            return  # gone since it was read
         if mode & 0o022:
             yield f"{self.path} can be changed by others, who could add a key: chmod 600"
         elif mode & 0o004:
