@@ -64,7 +64,7 @@ class Calls:
 
     def _counts(self, upstream: Upstream) -> bool:
         """With client keys, providers that nobody named and that have no key are no concern of anybody's."""
-        return self._open or upstream.credential is not None or upstream.name in self._written
+        return self._open or bool(upstream.credentials) or upstream.name in self._written
 
     def _ask(self, upstream: Upstream, connection: HTTPConnection) -> None:
         self._replies[upstream.name] = ask(upstream, connection)
@@ -81,7 +81,7 @@ class Calls:
                 late = Reply(None, trouble=f"no answer within {SECONDS:g} s")
                 reply = replies[upstream.name] = self._replies.get(upstream.name, late)
                 yield _verdict(upstream, reply, self._open)
-        if not any(upstream.credential is not None for upstream in self._upstreams) and not self._open:
+        if not any(upstream.credentials for upstream in self._upstreams) and not self._open:
             hint = "set OPENAI_API_KEY, ANTHROPIC_API_KEY … where fluxen serve runs, or api_key of an upstream"
             yield Finding("upstreams", "warn", "Fluxen has no key of any provider", hint)
         yield clock(replies)
@@ -107,8 +107,8 @@ def ask(upstream: Upstream, connection: HTTPConnection) -> Reply:
         headers["anthropic-version"] = ANTHROPIC_VERSION
     elif upstream.dialect.name == "gemini":
         version = upstream.version
-    if upstream.credential is not None:
-        headers[upstream.credential_header.decode("ascii")] = upstream.credential.decode("latin-1")
+    if upstream.credentials:
+        headers[upstream.credential_header.decode("ascii")] = upstream.credentials[0].value.decode("latin-1")
     path = upstream.path(version + b"/models", unified=True).decode("ascii")
     began, clock_then = time.monotonic(), time.time()
     try:
@@ -144,14 +144,14 @@ def _verdict(upstream: Upstream, reply: Reply, open_mode: bool) -> Finding:
     check = _name(upstream)
     target = f"{upstream.origin.scheme}://{upstream.host.decode('ascii')}"
     took = f"{reply.seconds * 1000:.0f} ms"
-    key = upstream.credential_name
+    key = upstream.credentials[0].name if upstream.credentials else None
     whose = "its key" if key is None or key == upstream.name else f"the key {key}"
     status = reply.status
     if status is None:
         hint = "check target_url, network, name server and ca_file"
         return Finding(check, "fail", f"{target} can't be reached: {reply.trouble}", hint)
     refused = status in (401, 403) or (status == 400 and any(word in reply.body for word in _GEMINI_REFUSES))
-    if upstream.credential is None:
+    if not upstream.credentials:
         if 200 <= status < 300:
             return Finding(check, "ok", f"{target} answers without a key ({took})")
         if refused and open_mode:

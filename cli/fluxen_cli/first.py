@@ -22,7 +22,7 @@ def upstream_to_try(upstreams: Iterable[Upstream]) -> Upstream | None:
 
     def worth(upstream: Upstream) -> tuple[bool, bool]:
         known = catalogue.get(upstream.provider)
-        return upstream.credential is not None, known is not None and known.try_model is not None
+        return bool(upstream.credentials), known is not None and known.try_model is not None
 
     return max(upstreams, key=worth, default=None)
 

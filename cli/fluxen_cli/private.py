@@ -127,7 +127,7 @@ def _serve(prepare: Prepare, env: Mapping[str, str], announce: Announce | None, 
         keys: dict[str, bool] = {}
         for upstream in snapshot.upstreams:
             name = upstream.dialect.name
-            keys[name] = keys.get(name, False) or upstream.credential is not None
+            keys[name] = keys.get(name, False) or bool(upstream.credentials)
         _tell(tell, {"ready": asdict(Ready(f"http://{host}:{port}", str(snapshot.config.data_dir), keys))})
         if announce is not None:
             announce(snapshot, host, port)

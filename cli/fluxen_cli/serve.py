@@ -103,7 +103,7 @@ def try_it(url: str, key: str, snapshot: Snapshot) -> str:
     if upstream is None:
         return ""
     first = "Try it:"
-    if upstream.credential is None and (variable := _variable(snapshot, upstream)):
+    if not upstream.credentials and (variable := _variable(snapshot, upstream)):
         first = f"Try it (once Fluxen has a key of {upstream.name}: {variable} in its environment):"
     return f"\n{first}\n  {curl_line(url, key, upstream)}\n"
 
@@ -124,7 +124,7 @@ def upstream_lines(snapshot: Snapshot) -> list[Line]:
             upstream.mount.decode(),
             upstream.dialect.name,
             f"{upstream.origin.scheme}://{upstream.host.decode()}{upstream.base.decode()}",
-            upstream.credential_name,
+            ", ".join(credential.name for credential in upstream.credentials) or None,
             _variable(snapshot, upstream),
         )
         for upstream in snapshot.upstreams

@@ -51,7 +51,7 @@ def may_use(snapshot: Snapshot, key: ClientKey, route: Route, upstream: Upstream
     """Why this caller may not send this request to this upstream. presented: it carries a credential."""
     if key.upstreams is not None and upstream.name not in key.upstreams:
         return Fault(403, "upstream_not_allowed", f"this key may not use the upstream {upstream.name}")
-    if not snapshot.open_mode or upstream.credential is not None or not presented:
+    if not snapshot.open_mode or upstream.credentials or not presented:
         return None
     # The client's own credential goes on, so it must be meant for this upstream.
     if speaks_for_credential(route, upstream) and (route.kind == "mount" or snapshot.router.sole_or_home(upstream)):

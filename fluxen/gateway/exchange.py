@@ -233,10 +233,11 @@ class Exchange:
         opening, upstream = self._opening, self._upstream
         key, route = opening.key, opening.route
         assert key is not None and route is not None
+        credential = upstream.credentials[0].name if upstream is not None and upstream.credentials else None
         return Begin(
             self._id, int((self._t_open + self._worker.wall_offset) * 1e6), opening.key_id, key.team, key.project,
             opening.tags, opening.client_request_id, opening.user_agent, route.kind, route.endpoint, route.dialect.name,
-            None if upstream is None else upstream.name, None if upstream is None else upstream.credential_name, None,
+            None if upstream is None else upstream.name, credential, None,
             None if model is None else model[:LABEL], stream, self._body_size if self._t_complete else None, None,
             self._worker.price_version,
         )  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from fluxen.gateway.admission import Fault, identify, may_use
+from fluxen.gateway.credentials import Credential
 from fluxen.gateway.head import (
     CLIENT_REQUEST_ID,
     CONTENT_ENCODING,
@@ -46,11 +47,11 @@ class Opening:
 
     fault: why the request is refused whatever its body says. known: whether the caller is known and the route exists,
     so that even a refusal gets a row. own: it is for Fluxen itself. held: its body is read whole before it is sent on.
+    snapshot: whatever the request needs to know is asked of this one, also when a newer one is in force by then.
     """
 
     __slots__ = (
         "_forwards",
-        "_snapshot",
         "client_request_id",
         "content_encoding",
         "dialect",
@@ -66,14 +67,15 @@ class Opening:
         "presented",
         "query",
         "route",
+        "snapshot",
         "tags",
         "user_agent",
     )
 
     def __init__(self, head: RequestHead, snapshot: Snapshot) -> None:
         self.head = head
-        self._snapshot = snapshot
-        self._forwards: dict[str, Forward | Fault] = {}
+        self.snapshot = snapshot
+        self._forwards: dict[str | tuple[str, str], Forward | Fault] = {}
         self.is_head = head.method == b"HEAD"
         self.is_post = head.method == b"POST"
         self.path, self.query, key_parameter, key_twice = split_target(head.target)
@@ -99,7 +101,15 @@ class Opening:
         """The head for an upstream, or why this request may not go there."""
         forward = self._forwards.get(upstream.name)
         if forward is None:
-            forward = self._forwards[upstream.name] = self._compile(upstream)
+            first = upstream.credentials[0] if upstream.credentials else None
+            forward = self._forwards[upstream.name] = self._compile(upstream, first)
+        return forward
+
+    def forward_with(self, upstream: Upstream, credential: Credential) -> Forward | Fault:
+        """The same with another than the first of its credentials."""
+        forward = self._forwards.get((upstream.name, credential.name))
+        if forward is None:
+            forward = self._forwards[upstream.name, credential.name] = self._compile(upstream, credential)
         return forward
 
     def _decide(
@@ -133,17 +143,17 @@ class Opening:
             tags = {**own, **(tags or {})}
         return tags
 
-    def _compile(self, upstream: Upstream) -> Forward | Fault:
+    def _compile(self, upstream: Upstream, credential: Credential | None) -> Forward | Fault:
         key, route, head = self.key, self.route, self.head
         assert key is not None and route is not None
-        fault = may_use(self._snapshot, key, route, upstream, self.presented)
+        fault = may_use(self.snapshot, key, route, upstream, self.presented)
         if fault is not None:
             return fault
-        own = upstream.credential is None and self._snapshot.open_mode  # the client's own credential goes on as it is
+        own = credential is None and self.snapshot.open_mode  # the client's own credential goes on as it is
         path = upstream.path(self.path, unified=True) if route.kind == "unified" else route.path
         target = path + (head.target[len(self.path) :] if own else self.query)
-        credential = None if upstream.credential is None else (upstream.credential_header, upstream.credential)
-        return Forward(*head.compiled(target, upstream.host, credential, own, self.held))
+        carrier = None if credential is None else (upstream.credential_header, credential.value)
+        return Forward(*head.compiled(target, upstream.host, carrier, own, self.held))
 
 
 class Openings:

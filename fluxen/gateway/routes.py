@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from fluxen.gateway.credentials import Credential
 from fluxen.gateway.head import ANTHROPIC_VERSION
 from fluxen.gateway.pool import Origin
 from fluxen.gateway.target import has_encoded_slash, under, unsafe
@@ -62,9 +63,8 @@ class Upstream:
     """Whether the version segment of a mounted path is repaired: where it is known to be OpenAI's API."""
     mount: bytes
     credential_header: bytes
-    credential: bytes | None
-    """The whole header value, scheme included. None: the client's goes on in open mode, none otherwise."""
-    credential_name: str | None
+    credentials: tuple[Credential, ...]
+    """In the order they are tried. None: the client's goes on in open mode, none otherwise."""
     models: re.Pattern[str] | None
     connect_seconds: float
     first_byte_ticks: int

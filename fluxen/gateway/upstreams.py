@@ -13,6 +13,7 @@ from fluxen.config import model as schema
 from fluxen.config.document import Where
 from fluxen.errors import ConfigError
 from fluxen.gateway.certificates import Trust, client_context
+from fluxen.gateway.credentials import Credential
 from fluxen.gateway.pool import Origin
 from fluxen.gateway.routes import HOME, Upstream
 from fluxen.gateway.timers import ticks
@@ -81,7 +82,6 @@ def _upstream(
     port = parts.port or _PORTS[parts.scheme]
     host = parts.hostname or ""
     shown = f"[{host}]" if ":" in host else host
-    credential, credential_name = _credential(name, section, known, env)
     if section.ca_file is not None:
         client_context(Trust(str(section.ca_file), None, "ca_file"))  # only for what is wrong with it
     limits = config.upstreams.timeouts(section)
@@ -97,8 +97,10 @@ def _upstream(
         repairs=dialect.name == "openai" and (known is not None or section.dialect is not None),
         mount=section.request_path.encode("ascii"),
         credential_header=like.credential_header.encode("ascii"),
-        credential=None if credential is None else f"{like.credential_scheme}{credential}".encode("latin-1"),
-        credential_name=credential_name,
+        credentials=tuple(
+            Credential(called, f"{like.credential_scheme}{key}".encode("latin-1"))
+            for called, key in _keys(name, section, known, env)
+        ),
         models=_globs(section.models),
         connect_seconds=limits.connect,
         first_byte_ticks=ticks(limits.first_byte),
@@ -106,21 +108,19 @@ def _upstream(
     )
 
 
-def _credential(
-    name: str, section: schema.Upstream, known: Provider | None, env: Mapping[str, str]
-) -> tuple[str | None, str | None]:
-    """The provider's key and what to call it in rows: never the key itself."""
+def _keys(name: str, section: schema.Upstream, known: Provider | None, env: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The provider's keys, each behind what to call it in rows: never the key itself."""
     if section.credentials:
-        return section.credentials[0].api_key.reveal(), section.credentials[0].name
+        return [(credential.name, credential.api_key.reveal()) for credential in section.credentials]
     if section.api_key is not None:
-        return section.api_key.reveal(), section.api_key.reference or name
+        return [(section.api_key.reference or name, section.api_key.reveal())]
     if known is not None and section.target_url is None:
         for variable in known.env:
             if value := env.get(variable, "").strip():
                 if not all("\x21" <= character <= "\x7e" for character in value):
                     raise ConfigError(f"the key in ${variable} holds a character that can't stand in a header")
-                return value, f"${variable}"
-    return None, None
+                return [(f"${variable}", value)]
+    return []
 
 
 def _globs(models: Sequence[str] | None) -> re.Pattern[str] | None:

@@ -229,10 +229,10 @@ def test_keys_found_in_the_environment() -> None:
     """Only for the provider itself: a target_url of one's own gets no key that was not written beside it."""
     env = {"OPENAI_API_KEY": "sk-env", "GOOGLE_API_KEY": "g-env"}
     found = {one.name: one for one in build(load_config(None, env), env).upstreams}
-    assert found["openai"].credential == b"Bearer sk-env"
+    assert found["openai"].credentials[0].value == b"Bearer sk-env"
     assert found["openai"].origin.host == "api.openai.com"
-    assert (found["gemini"].credential_header, found["gemini"].credential) == (b"x-goog-api-key", b"g-env")
-    assert found["anthropic"].credential is None
+    assert (found["gemini"].credential_header, found["gemini"].credentials[0].value) == (b"x-goog-api-key", b"g-env")
+    assert found["anthropic"].credentials == ()
 
 
 def test_open_mode_binds_loopback_only(tmp_path: object, fluxen: Callable[..., object], clean_env: object) -> None:

@@ -144,7 +144,9 @@ upstreams:
 api_keys: {static: [{key: abc}]}
 """
     env = {"OPENAI_API_KEY": "sk-env", "ANTHROPIC_API_KEY": "a-env", "GEMINI_API_KEY": "g-env"}
-    found = {one.name: (one.credential, one.credential_name) for one in compiled(text, tmp_path, env).upstreams}
-    assert found["openai"] == (b"Bearer sk-env", "$OPENAI_API_KEY")
-    assert found["anthropic"] == (b"written", "anthropic")
-    assert found["gemini"] == (None, None)
+    found = {
+        one.name: [(key.value, key.name) for key in one.credentials] for one in compiled(text, tmp_path, env).upstreams
+    }
+    assert found["openai"] == [(b"Bearer sk-env", "$OPENAI_API_KEY")]
+    assert found["anthropic"] == [(b"written", "anthropic")]
+    assert found["gemini"] == []
