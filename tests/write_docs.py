@@ -27,9 +27,11 @@ from fluxen.config.model import (
     Upstream,
     Upstreams,
 )
+from fluxen.config.schema import FILE, made_of
 from fluxen.config.values import Address
 
 CLI = ROOT / "docs" / "cli.md"
+SCHEMA = ROOT / "fluxen" / "config" / FILE
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 
 COMMANDS = (
@@ -106,6 +108,7 @@ def _default(value: object) -> str:
 def main() -> None:
     for path in (CLI, CONFIGURATION):
         path.write_text(rewrite(path.read_text()))
+    SCHEMA.write_text(made_of(Config))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -27,14 +26,14 @@ def command(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema for editors instead.")] = False,
 ) -> None:
     """Check a configuration. Prints every problem with file:line:column; exit code 3 when there is one."""
+    if schema:
+        from fluxen.config.schema import shipped
+
+        output.emit(shipped())
+        return
     from fluxen.config.load import load_config
-    from fluxen.config.model import Config
     from fluxen.gateway.snapshot import build
 
-    if schema:
-        draft = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "fluxen.yaml"}
-        output.emit(json.dumps(Config.model_json_schema() | draft, indent=2) + "\n")
-        return
     try:
         loaded = load_config(file, os.environ)
         snapshot = build(loaded, os.environ)

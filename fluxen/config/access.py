@@ -7,8 +7,11 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, StrictInt, StringConstraints, field_validator
 
-from fluxen.config.section import Label, Section, one_of
+from fluxen.config.section import Label, Section, one_of, or_null
 from fluxen.config.values import FilePath, JwksUrl, KeyHash, Moment, Network, RoutePattern, Secret, SigningKey
+
+SIGNING_KEY_BYTES = 32
+"""RFC 7518, 3.2: the key of HS256 has at least the size of its hash. With a shorter one no token is let in."""
 
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -103,8 +106,8 @@ class JwtKey(Access):
 
 
 class ApiKeys(Section):
-    static: tuple[StaticKey, ...] = Field(default=(), description="keys written here")
-    jwt: tuple[JwtKey, ...] = Field(default=(), description="issuers of signed tokens")
+    static: tuple[StaticKey, ...] = Field(default=(), json_schema_extra=or_null, description="keys written here")
+    jwt: tuple[JwtKey, ...] = Field(default=(), json_schema_extra=or_null, description="issuers of signed tokens")
 
     @field_validator("static", "jwt", mode="before")
     @classmethod

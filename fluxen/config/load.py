@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fluxen.config import paths
+from fluxen.config.access import SIGNING_KEY_BYTES
 from fluxen.config.document import MAX_BYTES, Document, Problem, Where, dotted, read_document
 from fluxen.config.model import Config, Upstream, Upstreams
 from fluxen.config.section import NAME
@@ -231,14 +232,13 @@ def _same_keys(config: Config, document: Document) -> Iterator[Problem]:
 def _warnings(config: Config, document: Document) -> Iterator[Problem]:
     keys = config.api_keys
     if keys is not None:
-        if keys.jwt:
-            where: Where = ("api_keys", "jwt")
-            yield Problem(document.mark(where, key=True), where, "signed tokens are not served yet: they are refused")
+        for index, issuer in enumerate(keys.jwt):
+            if issuer.key is not None and len(issuer.key.reveal().encode()) < SIGNING_KEY_BYTES:
+                where: Where = ("api_keys", "jwt", index, "key")
+                message = f"shorter than {SIGNING_KEY_BYTES} bytes, it could be guessed: its tokens are refused"
+                yield Problem(document.mark(where), where, message)
         for index, key in enumerate(keys.static):
             if key.key is not None and not sendable(key.key.reveal()):
                 where = ("api_keys", "static", index, "key")
                 message = "no client can send this key: it holds a space or a character that is not ASCII"
                 yield Problem(document.mark(where), where, message)
-    if config.admin is not None:
-        message = "metrics, dashboard and api are not served yet: nothing listens on this address"
-        yield Problem(document.mark(("admin",), key=True), ("admin",), message)

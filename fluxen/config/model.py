@@ -23,7 +23,11 @@ DEFAULT_IDLE_MS = 300_000
 class Tls(Section):
     cert_file: FilePath = Field(description="PEM file: the server's certificate, then those between it and its root")
     key_file: FilePath = Field(description="PEM file: its private key, without a password")
-    min_version: Literal["1.2", "1.3"] = Field(default="1.2", description="the oldest version of TLS that is spoken")
+    min_version: Literal["1.2", "1.3"] = Field(
+        default="1.2",
+        json_schema_extra={"enum": ["1.2", "1.3", 1.2, 1.3], "type": ["string", "number"]},
+        description="the oldest version of TLS that is spoken",
+    )
 
     @field_validator("min_version", mode="before")
     @classmethod

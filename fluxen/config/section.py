@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StrictInt,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from fluxen.config.values import problem
 
@@ -22,12 +33,21 @@ def _label(value: object) -> object:
     return value
 
 
-Label = Annotated[str, BeforeValidator(_label)]
+Label = Annotated[
+    str,
+    BeforeValidator(_label),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": 256}, {"type": "number"}]}),
+]
 
 
 def no_default(schema: dict[str, Any]) -> None:
     """For a field whose default is worked out: the JSON Schema shows none."""
     schema.pop("default", None)
+
+
+def or_null(schema: dict[str, Any]) -> None:
+    """For a list that may be written but empty."""
+    schema["type"] = [schema["type"], "null"]
 
 
 def one_of(*names: str) -> dict[str, Any]:
@@ -44,3 +64,10 @@ class Section(BaseModel):
     @classmethod
     def _empty(cls, value: object) -> object:
         return {} if value is None else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core))
+        if not schema.get("required"):
+            schema["type"] = ["object", "null"]  # as the validator above
+        return schema

@@ -375,9 +375,10 @@ def test_a_configuration_that_cant_be_used(doctor: Doctor, tmp_path: Path) -> No
 
 
 def test_warnings_of_the_configuration(doctor: Doctor) -> None:
-    found = doctor("server: {bind_address: '127.0.0.1:0'}\nadmin: {bind_address: '127.0.0.1:1'}\n", "--offline")
+    text = "server: {bind_address: '127.0.0.1:0'}\napi_keys: {jwt: [{key: short}], static: [{key: abc}]}\n"
+    found = doctor(text, "--offline")
     assert [one["status"] for one in found["configuration"]] == ["ok", "warn"]
-    assert "not served yet" in found["configuration"][1]["message"]
+    assert "shorter than 32 bytes" in found["configuration"][1]["message"]
 
 
 def test_files_that_others_can_open(doctor: Doctor, upstreams: Any, tmp_path: Path) -> None:

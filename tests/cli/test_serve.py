@@ -73,12 +73,12 @@ def test_serves_says_where_and_ends_cleanly(start: Start, fluxen: Fluxen, how: s
 
 
 def test_warnings_come_on_stderr(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "fluxen.yaml").write_text("api_keys: {jwt: [{key: abcdefghijklmnopqrstuvwxyz0123456789}]}\n")
+    (tmp_path / "fluxen.yaml").write_text("api_keys: {jwt: [{key: too-short}]}\n")
     process, said = start("--port", "0")
     assert "Clients need a client key" in said
     process.terminate()
     _, err = process.communicate(timeout=60)
-    assert "warning: fluxen.yaml:1:12: api_keys.jwt: signed tokens are not served yet" in err
+    assert "warning: fluxen.yaml:1:24: api_keys.jwt[0].key: shorter than 32 bytes" in err
 
 
 def test_a_bad_file_starts_nothing(fluxen: Fluxen, tmp_path: Path) -> None:

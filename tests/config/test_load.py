@@ -53,9 +53,8 @@ def test_the_inherited_file_works_unchanged() -> None:
     assert config.upstreams.timeouts(openai) == (10.0, 120.0, 120.0)
     assert config.api_keys is not None
     assert config.api_keys.static[0].upstreams == ("openai",)
-    assert [line.split(": ")[1] for line in loaded.warnings] == ["api_keys.static[0].key", "api_keys.jwt", "admin"]
-    assert "not served yet" in loaded.warnings[1]
-    assert "not served yet" in loaded.warnings[2]
+    assert [line.split(": ")[1] for line in loaded.warnings] == ["api_keys.static[0].key", "api_keys.jwt[0].key"]
+    assert "shorter than 32 bytes" in loaded.warnings[1]
 
 
 def test_nothing_means_the_defaults() -> None:
@@ -74,7 +73,57 @@ def test_an_empty_list_of_keys_is_not_none(text: str) -> None:
 def test_only_jwt_keys() -> None:
     loaded = load("api_keys: {jwt: [{id: a, key: some signing key with spaces and 32 bytes}]}")
     assert loaded.config.api_keys is not None
-    assert any("api_keys.jwt" in line for line in loaded.warnings)
+    assert loaded.config.api_keys.jwt[0].id == "a"
+    assert loaded.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("entry", "wrong"),
+    [
+        ("{id: a}", ["api_keys.jwt[0].key: is required, or jwks_file, or jwks_url"]),
+        ("{key: a, jwks_file: b, issuer: c, audience: d}", ["api_keys.jwt[0].jwks_file: says once more what key says"]),
+        (
+            "{jwks_url: 'https://a.example/k'}",
+            [f"api_keys.jwt[0].{name}: is required with jwks_url" for name in ("audience", "issuer")],
+        ),
+        ("{jwks_url: 'http://a.example/k', issuer: a, audience: b}", ["api_keys.jwt[0].jwks_url: expected https://"]),
+        ("{key: a, upstreams: [nobody]}", ["api_keys.jwt[0].upstreams[0]: there is no upstream 'nobody'"]),
+        ("{key: a, networks: [10.0.0.1/8]}", ["the network's prefix: 10.0.0.0/8 is meant?"]),
+        ("{key: a, routes: [v1/chat]}", ["api_keys.jwt[0].routes[0]: expected the beginning '/'"]),
+        ("{key: a, claims: {teem: a}}", ["api_keys.jwt[0].claims.teem: unknown field (did you mean 'team'?)"]),
+    ],
+)
+def test_issuers_of_tokens(entry: str, wrong: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(f"upstreams: {{openai: }}\napi_keys: {{jwt: [{entry}]}}")
+    problems = sorted(caught.value.problems)
+    assert len(problems) == len(wrong)
+    for problem, expected in zip(problems, wrong, strict=True):
+        assert expected in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2027-01-31", "2027-01-31T00:00:00+00:00"),
+        ("2027-01-31T18:00:00Z", "2027-01-31T18:00:00+00:00"),
+        ("2027-01-31T18:00:00+02:00", "2027-01-31T16:00:00+00:00"),
+        ("2027-01-31T18:00:00", "the time has no offset"),
+        ("next year", "expected a day such as 2027-01-31"),
+        ("0001-01-01T00:00:00+14:00", "out of range"),
+    ],
+)
+def test_when_a_key_ends(text: str, moment: str) -> None:
+    source = f"api_keys: {{static: [{{key: abc, expires: '{text}'}}]}}"
+    if not moment.startswith("2027"):
+        with pytest.raises(ConfigError) as caught:
+            load(source)
+        assert moment in caught.value.problems[0]
+        return
+    keys = load(source).config.api_keys
+    assert keys is not None
+    assert keys.static[0].expires is not None
+    assert keys.static[0].expires.isoformat() == moment
 
 
 def test_which_addresses_are_this_machines() -> None:
