@@ -25,6 +25,8 @@ from fluxen.config.section import NAME
 from fluxen.config.values import Sources, sendable
 from fluxen.errors import ConfigError
 
+NAME_RULE = "a name has up to 64 letters, digits, '-', '.' and '_', and begins with a letter or digit"
+
 # pydantic's words for the mistakes people make; what is not here keeps its own.
 _MESSAGES = {
     "missing": "is required",
@@ -34,6 +36,9 @@ _MESSAGES = {
     "tuple_type": "expected a list",
     "int_type": "expected a whole number (without quotes)",
     "string_type": "expected text",
+    "bool_type": "expected true or false",
+    "too_short": "expected at least one",
+    "string_pattern_mismatch": NAME_RULE,
 }
 
 
@@ -111,7 +116,12 @@ def _order(problem: Problem) -> tuple[int, int, str, str]:
 
 
 def _field_problems(error: ValidationError, document: Document) -> Iterator[Problem]:
-    for detail in error.errors(include_url=False, include_input=False):
+    details = error.errors(include_url=False, include_input=False)
+    for detail in details:
+        if detail["type"] == "too_short" and any(
+            other is not detail and other["loc"][: len(detail["loc"])] == detail["loc"] for other in details
+        ):
+            continue  # there is one, and something is wrong with it
         if detail["type"] == "default_factory_not_called":
             continue  # follows from another problem of the same mapping
         where = tuple(part for part in detail["loc"] if part != "[key]")
@@ -172,17 +182,15 @@ def _cross_checks(value: dict[str, object], document: Document) -> Iterator[Prob
     for name, fields in upstreams.items():
         where: Where = ("upstreams", name)
         if not re.fullmatch(NAME, name):
-            message = "a name has up to 64 letters, digits, '-', '.' and '_', and begins with a letter or digit"
-            yield Problem(document.mark(where, key=True), where, message)
+            yield Problem(document.mark(where, key=True), where, NAME_RULE)
         mount = fields.get("request_path", f"/{name}") if isinstance(fields, dict) else f"/{name}"
         first = mounts.setdefault(mount.rstrip("/"), name) if isinstance(mount, str) else name
         if first != name:
             where = (*where, "request_path")
             yield Problem(document.mark(where), where, f"is the path of upstream '{first}', too")
     for name, fields in upstreams.items():
-        if isinstance(fields, dict) and fields.get("api_key") is not None and fields.get("credentials") is not None:
-            where = ("upstreams", name, "credentials")
-            yield Problem(document.mark(where), where, "says once more what api_key says: either of the two")
+        if isinstance(fields, dict):
+            yield from _credentials(name, fields, document)
     for kind in ("static", "jwt"):
         ids: set[str] = set()
         for index, key in enumerate(_entries(value, kind)):
@@ -198,6 +206,21 @@ def _cross_checks(value: dict[str, object], document: Document) -> Iterator[Prob
                     where_name = (*where, "upstreams", position)
                     message = f"there is no upstream '{name}'{_nearest(name, upstreams)}"
                     yield Problem(document.mark(where_name), where_name, message)
+
+
+def _credentials(upstream: str, fields: Mapping[str, object], document: Document) -> Iterator[Problem]:
+    """Either one key or several, and each of those with a name of its own."""
+    credentials = fields.get("credentials")
+    where: Where = ("upstreams", upstream, "credentials")
+    if fields.get("api_key") is not None and credentials is not None:
+        yield Problem(document.mark(where), where, "says once more what api_key says: either of the two")
+    names: set[str] = set()
+    for index, credential in enumerate(credentials if isinstance(credentials, list) else ()):
+        name = credential.get("name") if isinstance(credential, dict) else None
+        if name is not None and str(name) in names:
+            place: Where = (*where, index, "name")
+            yield Problem(document.mark(place), place, "is the name of another credential, too")
+        names.add(str(name))
 
 
 _PROOFS = {"static": ("key", "hash"), "jwt": ("key", "jwks_file", "jwks_url")}

@@ -103,6 +103,24 @@ def test_issuers_of_tokens(entry: str, wrong: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("credentials", "wrong"),
+    [
+        ("[]", ["credentials: expected at least one"]),
+        ("[{name: a b, api_key: x}]", ["credentials[0].name: a name has up to 64 letters"]),
+        ("[{name: a, api_key: ''}]", ["credentials[0].api_key: is empty"]),
+        ("[{name: a, api_key: x}, {name: a, api_key: y}]", ["credentials[1].name: is the name of another credential"]),
+        ("[{name: a, api_key: x}], api_key: y", ["credentials: says once more what api_key says"]),
+    ],
+)
+def test_several_credentials(credentials: str, wrong: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(f"upstreams: {{openai: {{credentials: {credentials}}}}}")
+    assert len(caught.value.problems) == len(wrong)
+    for problem, expected in zip(caught.value.problems, wrong, strict=True):
+        assert f"upstreams.openai.{expected}" in problem
+
+
+@pytest.mark.parametrize(
     ("text", "moment"),
     [
         ("2027-01-31", "2027-01-31T00:00:00+00:00"),
