@@ -82,8 +82,9 @@ def load_config(explicit: Path | None, env: Mapping[str, str]) -> Loaded:
     return load_bytes(raw, env, path)
 
 
-def load_bytes(raw: bytes, env: Mapping[str, str], path: Path | None) -> Loaded:
-    """The same for bytes already read; `path` names them and is what relative paths in them start from."""
+def load_bytes(raw: bytes, env: Mapping[str, str], path: Path | None, *, files: set[Path] | None = None) -> Loaded:
+    """The same for bytes already read; `path` names them and is what relative paths in them start from. files: is
+    given the files that they name, also when something is wrong with them."""
     name = str(path) if path else "configuration"
     document = read_document(raw)
     problems = list(document.problems)
@@ -91,7 +92,8 @@ def load_bytes(raw: bytes, env: Mapping[str, str], path: Path | None) -> Loaded:
     if document.value is None and not problems:
         document.value = {}  # an empty file, or only comments
     if isinstance(document.value, dict):
-        sources = Sources(env, path.parent.absolute() if path else Path.cwd())
+        folder = path.parent.absolute() if path else Path.cwd()
+        sources = Sources(env, folder, set() if files is None else files)
         try:
             config = Config.model_validate(document.value, context=sources)
             problems += _same_keys(config, document)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -49,10 +49,12 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What references are resolved against; the `context` of validation."""
+    """What references are resolved against; the `context` of validation. files: where they lead to, for whoever wants
+    to know when they change; filled as they are resolved, whether or not there is such a file."""
 
     env: Mapping[str, str]
     folder: Path
+    files: set[Path] = field(default_factory=set)
 
 
 class Secret:
@@ -142,7 +144,9 @@ def _resolve(value: object, info: ValidationInfo) -> Secret:
     resolved = substitute(value, sources.env)
     reference: str | None = None
     if value.startswith("file:"):
-        reference, resolved = value, _read_secret_file(sources.folder / expand(resolved[5:]), value)
+        path = sources.folder / expand(resolved[5:])
+        sources.files.add(path)
+        reference, resolved = value, _read_secret_file(path, value)
     elif references := _REFERENCE.findall(value):
         reference = ", ".join(f"${{{name}}}" for name in references)
     if reference is None:
@@ -191,7 +195,10 @@ def _path(value: object, info: ValidationInfo) -> object:
     text = _text(value, info)
     if not isinstance(text, str) or not text or "\0" in text:
         raise problem("expected a path")
-    return _sources(info).folder / expand(text)
+    sources = _sources(info)
+    path = sources.folder / expand(text)
+    sources.files.add(path)
+    return path
 
 
 def _key_hash(value: object) -> str:
