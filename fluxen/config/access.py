@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, StrictInt, StringConstraints, field_validator
 
-from fluxen.config.section import Label, Section, one_of, or_null
+from fluxen.config.section import Label, Section, Title, one_of, or_null
 from fluxen.config.values import FilePath, JwksUrl, KeyHash, Moment, Network, RoutePattern, Secret, SigningKey
 
 SIGNING_KEY_BYTES = 32
@@ -57,7 +57,7 @@ class StaticKey(Access):
         default_factory=lambda data: derived_id(_digest(data["key"], data["hash"])),
         description="the name in rows and reports; default: derived from the key, stable",
     )
-    name: Label | None = Field(default=None, description="for people: whose key it is, or what for")
+    name: Title | None = Field(default=None, description="for people: whose key it is, or what for")
     team: Label | None = Field(default=None, description="written into each row of this key")
     project: Label | None = Field(default=None, description="written into each row of this key")
     tags: dict[Label, Label] | None = Field(default=None, max_length=32, description="name: value, into each row")

@@ -24,20 +24,36 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 Milliseconds = Annotated[StrictInt, Field(ge=1, le=86_400_000)]
 
 
+def is_label(text: str) -> bool:
+    """1 to 256 printable ASCII characters."""
+    return 0 < len(text) <= 256 and text.isascii() and text.isprintable()
+
+
+def is_title(text: str) -> bool:
+    """The same of any script: for people, never in a header or a row."""
+    return 0 < len(text) <= 256 and text.isprintable()
+
+
 def _label(value: object) -> object:
     """Ids, teams, projects and tags: they go into rows and perhaps headers. A number is fine; it becomes text."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
-    if isinstance(value, str) and not (0 < len(value) <= 256 and all("\x20" <= c <= "\x7e" for c in value)):
+    if isinstance(value, str) and not is_label(value):
         raise problem("expected 1 to 256 printable ASCII characters")
     return value
 
 
-Label = Annotated[
-    str,
-    BeforeValidator(_label),
-    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": 256}, {"type": "number"}]}),
-]
+def _title(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, str) and not is_title(value):
+        raise problem("expected 1 to 256 printable characters")
+    return value
+
+
+_TEXT = WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": 256}, {"type": "number"}]})
+Label = Annotated[str, BeforeValidator(_label), _TEXT]
+Title = Annotated[str, BeforeValidator(_title), _TEXT]
 
 
 def no_default(schema: dict[str, Any]) -> None:

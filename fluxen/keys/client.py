@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
+
+import msgspec
 
 from fluxen.config.access import StaticKey
 
 
-@dataclass(frozen=True, slots=True)
-class ClientKey:
-    """Who calls, as the ledger names them, and what they may use; None: everything. Holds no key."""
+class ClientKey(msgspec.Struct, frozen=True, gc=False):
+    """Who calls, as the ledger names them, and what they may use; None: everything. Holds no key.
+
+    A Struct, not a dataclass, for there may be 100,000 of them: it is made, compared and pickled in half the time.
+    """
 
     id: str
     team: str | None = None
@@ -50,7 +53,8 @@ def client_of(key: StaticKey) -> ClientKey:
 
 
 class KeyIndex:
-    """Client keys by their SHA-256; no key is kept. How long a look-up takes tells nothing of how near a guess was: the
+    """Client keys by their SHA-256; no key is kept. Several may stand for one client: while a rotation's overlap lasts,
+    the key it had before is one more, with an end. How long a look-up takes tells nothing of how near a guess was: the
     bytes of two digests are compared only when their 64-bit hashes, salted by the process, are the same."""
 
     __slots__ = ("_clients",)

@@ -6,6 +6,7 @@ twice: whose request would it be?
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Literal
@@ -14,6 +15,7 @@ from fluxen.config.load import Loaded
 from fluxen.errors import ConfigError
 from fluxen.keys.client import ClientKey, client_of
 from fluxen.keys.store import KeyStore
+from fluxen.keys.stored import Stored
 
 
 @dataclass(slots=True)
@@ -50,36 +52,41 @@ def known_keys(loaded: Loaded, raw: bytes | Literal[_Place.FILE] | None = FILE) 
         return known
     if section is None and stored is None:
         return known
-    keys = list(stored.keys) if stored else []
-    known.warnings += stored.warnings if stored else ()
-    known.warnings += store.exposed() if stored else ()
     names = loaded.config.upstreams.by_name
-    for key in keys:
-        gone = [name for name in key.upstreams or () if names and name not in names]
-        if gone:
-            known.warnings.append(
-                f"{store.path}: key '{key.id}' is for an upstream that isn't there: {', '.join(gone)}"
-            )
-    ids = {key.id: key for key in keys}
-    digests = {key.digest: key for key in keys}
+    known.clients = dict(stored.clients) if stored else {}
+    if stored:
+        known.warnings += [*stored.warnings, *store.exposed()]
+        known.warnings += _lost_upstreams(store, stored, names) if names else ()
     for index, key in enumerate(section.static if section else ()):
         where = ("api_keys", "static", index)
-        if key.id in ids:
-            known.warnings.append(
-                loaded.problem((*where, "id"), f"the key '{key.id}' in {store.path} replaces this one")
-            )
-        elif key.digest in digests:
-            other = digests[key.digest].id
-            field_name = "hash" if key.key is None else "key"
-            known.problems.append(loaded.problem((*where, field_name), f"is the key '{other}' in {store.path}, too"))
+        other = stored.digests.get(key.digest) if stored else None
+        if stored and key.id in stored.ids:
+            revoked = stored.ids[key.id].revoked is not None
+            what = "was revoked, and lets nobody in" if revoked else "replaces this one"
+            known.warnings.append(loaded.problem((*where, "id"), f"the key '{key.id}' in {store.path} {what}"))
+        elif other is not None:
+            message = f"is the key '{other.id}' in {store.path}, {'which was revoked' if other.revoked else 'too'}"
+            known.problems.append(loaded.problem((*where, "hash" if key.key is None else "key"), message))
         else:
-            keys.append(key)
-    if not keys:
+            known.clients[key.digest] = client_of(key)
+    if not known.clients and not (section and section.jwt):
         message = "no key: nobody can get in"
         if section is None:
             known.warnings.append(f"{store.path}: {message} (remove the file for open mode on this machine)")
         else:
             message += " (remove api_keys for open mode on this machine)"
             known.warnings.append(loaded.problem(("api_keys",), message))
-    known.clients = {key.digest: client_of(key) for key in keys}
     return known
+
+
+def _lost_upstreams(store: KeyStore, stored: Stored, names: Collection[str]) -> Iterator[str]:
+    """Keys for an upstream that is no longer, or not yet, in the configuration."""
+    seen: set[tuple[str, ...]] = set()
+    for key in stored.keys:
+        wanted = key.upstreams
+        if wanted is None or wanted in seen or key.revoked is not None:
+            continue
+        if gone := [name for name in wanted if name not in names]:
+            yield f"{store.path}: key '{key.id}' is for an upstream that isn't there: {', '.join(gone)}"
+        else:
+            seen.add(wanted)

@@ -42,12 +42,13 @@ def test_a_key_is_made_once_and_kept_as_its_hash(tmp_path: Path) -> None:
     assert stored is not None
     assert stored.warnings == ()
     (one,) = stored.keys
-    assert (one.id, one.key, one.digest) == ("default", None, hashlib.sha256(key.encode()).digest())
+    assert (one.id, one.hash) == ("default", hash_of(key))
+    assert set(stored.clients) == {hashlib.sha256(key.encode()).digest()}
     assert store.create_first("default") is None
     other = store.create("ci")
     assert other != key
     assert [entry["hash"] for entry in raw(folder)["keys"]] == [hash_of(key), hash_of(other)]  # type: ignore[attr-defined]
-    for taken_or_wrong, said in (("ci", "has a key 'ci' already"), ("", "1 to 256"), ("a\n", "1 to 256")):
+    for taken_or_wrong, said in (("ci", "there is a key 'ci' already"), ("", "id: expected 1 to 256"), ("a\n", "1 to 256")):
         with pytest.raises(FluxenError, match=said):
             store.create(taken_or_wrong)
     for path in folder.iterdir():
@@ -80,22 +81,22 @@ ENTRY = {"id": "a", "hash": hash_of("a")}
         ("{", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
         ("\xff", "is no JSON"),
-        ("[]", 'does not begin as {"version": 1, "keys": […]}'),
+        ("[]", 'does not begin as {"version": 2, "keys": […]}'),
         ({"keys": []}, "does not begin as"),
         ({"version": True, "keys": []}, "does not begin as"),
         ({"version": 0, "keys": []}, "does not begin as"),
-        ({"version": 2, "keys": []}, "has version 2: a newer Fluxen wrote it, upgrade this one"),
+        ({"version": 3, "keys": []}, "has version 3: a newer Fluxen wrote it, upgrade this one"),
         ({"version": 1}, "does not begin as"),
         ({"version": 1, "keys": {}}, "does not begin as"),
-        ({"version": 1, "keys": [5]}, "holds an entry that is no object"),
+        ({"version": 1, "keys": [5]}, "keys[0] is no object"),
         ({"version": 1, "keys": [{"id": "a"}]}, "keys[0] has no hash"),
         ({"version": 1, "keys": [{"id": "a", "key": "plain-secret"}]}, "keys[0] has no hash"),
         ({"version": 1, "keys": [{"hash": hash_of("a")}]}, "keys[0] has no id"),
         ({"version": 1, "keys": [{"id": "a", "hash": "plain-secret"}]}, "keys[0].hash: expected sha256:"),
         ({"version": 1, "keys": [ENTRY, {"id": "b\n", "hash": hash_of("b")}]}, "keys[1].id: expected 1 to 256"),
         ({"version": 1, "keys": [{**ENTRY, "upstreams": 5}]}, "keys[0].upstreams: "),
-        ({"version": 1, "keys": [ENTRY, {**ENTRY, "hash": hash_of("b")}]}, "keys[1].id is that of keys[0], too"),
-        ({"version": 1, "keys": [ENTRY, {**ENTRY, "id": "b"}]}, "keys[1].hash is that of keys[0], too"),
+        ({"version": 1, "keys": [ENTRY, {**ENTRY, "hash": hash_of("b")}]}, "keys[1].id: is that of keys[0], too"),
+        ({"version": 1, "keys": [ENTRY, {**ENTRY, "id": "b"}]}, "keys[1].hash: is that of keys[0], too"),
     ],
 )
 def test_a_broken_file_is_told_and_never_taken_for_none(content: object, said: str, tmp_path: Path) -> None:

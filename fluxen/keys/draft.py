@@ -1,0 +1,91 @@
+"""keys.json while it is being changed: entries that nobody touches keep their bytes, and fields that this version does
+not know stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from fluxen.errors import FluxenError
+from fluxen.keys.entry import StoredKey
+from fluxen.keys.stored import VERSION, BrokenKeysError, Stored, parse
+
+_EMPTY = b'{"version": 2, "keys": []}'
+
+
+class Draft:
+    """What the file says, and what it is to say."""
+
+    def __init__(self, raw: bytes | None) -> None:
+        """raw: the file as it is; None without one. Raises BrokenKeysError."""
+        self._raw = _EMPTY if raw is None else raw
+        self.before: Stored = parse(self._raw)
+        self._taken = dict(self.before.digests)
+        self._added: dict[str, dict[str, Any]] = {}
+        self._replaced: dict[str, dict[str, Any]] = {}
+
+    @property
+    def changed(self) -> bool:
+        return bool(self._added or self._replaced)
+
+    def add(self, entry: dict[str, Any]) -> StoredKey:
+        """One more key. Raises FluxenError when its id or one of its keys is there already."""
+        key = self._checked(entry)
+        if key.id in self.before.ids or key.id in self._added:
+            raise FluxenError(f"there is a key '{key.id}' already")
+        self._claim(key)
+        self._added[key.id] = entry
+        return key
+
+    def replace(self, key_id: str, changes: dict[str, Any]) -> StoredKey:
+        """Other values for some fields of the key that is there; None removes one."""
+        place = list(self.before.ids).index(key_id)
+        entry = msgspec.json.decode(self._entries()[place]) | changes
+        entry = {name: value for name, value in entry.items() if value is not None}
+        key = self._checked(entry)
+        self._claim(key)
+        self._replaced[key_id] = entry
+        return key
+
+    def content(self) -> bytes:
+        """The file to be: a line for each key."""
+        whole = msgspec.json.decode(self._raw, type=dict[str, msgspec.Raw])
+        lines = [bytes(raw) for raw in self._entries()]
+        if msgspec.json.decode(whole["version"]) != VERSION:
+            lines = [msgspec.json.encode(msgspec.json.decode(line)) for line in lines]  # version 1 was indented
+        places = {key_id: place for place, key_id in enumerate(self.before.ids)}
+        for key_id, entry in self._replaced.items():
+            lines[places[key_id]] = msgspec.json.encode(entry)
+        lines += [msgspec.json.encode(entry) for entry in self._added.values()]
+        more = b"".join(
+            msgspec.json.encode(name) + b": " + bytes(value) + b", "
+            for name, value in whole.items()
+            if name not in ("version", "keys")
+        )
+        return b'{"version": %d, %b"keys": [\n%b\n]}\n' % (VERSION, more, b",\n".join(lines))
+
+    def _entries(self) -> list[msgspec.Raw]:
+        whole = msgspec.json.decode(self._raw, type=dict[str, msgspec.Raw])
+        return msgspec.json.decode(whole["keys"], type=list[msgspec.Raw])
+
+    def _claim(self, key: StoredKey) -> None:
+        """No key may stand for two."""
+        for digest in parse_one(key).digests:
+            other = self._taken.setdefault(digest, key)
+            if other.id != key.id:
+                raise FluxenError(f"'{key.id}' would have the same key as '{other.id}'")
+
+    @staticmethod
+    def _checked(entry: dict[str, Any]) -> StoredKey:
+        """What can't be read again is never written."""
+        try:
+            key = msgspec.convert(entry, StoredKey)
+            parse_one(key)
+        except (msgspec.ValidationError, BrokenKeysError) as error:
+            raise FluxenError(f"can't keep such a key: {str(error).removeprefix('keys[0].')}") from None
+        return key
+
+
+def parse_one(key: StoredKey) -> Stored:
+    return parse(msgspec.json.encode({"version": VERSION, "keys": [key]}))
