@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Final
 from fluxen.gateway.admission import Fault
 from fluxen.gateway.head import AnswerHead
 from fluxen.gateway.meter import Meter, meter_for
-from fluxen.gateway.opening import LABEL, Forward, Opening
-from fluxen.gateway.peek import peek
+from fluxen.gateway.opening import LABEL, Opening
+from fluxen.gateway.own import answer_own
+from fluxen.gateway.peek import Peek, peek
 from fluxen.gateway.reply import CONTINUE, reply
 from fluxen.gateway.routes import NoRoute, Upstream
+from fluxen.gateway.row import Row
 from fluxen.gateway.upstream import UpstreamConnection
 from fluxen.ledger.record import Begin, End, new_id
 
@@ -39,14 +41,12 @@ CLIENT_CLOSED: Final = 499  # as nginx logs it
 PIECES: Final = 512  # of a held body, until they are joined
 
 
-class Exchange:
+class Exchange(Row):
     """One request. Made when its head is complete. length is that of its body, -1 when it comes in chunks."""
 
     __slots__ = (
-        "_answering", "_attempts", "_begin", "_body", "_body_size", "_client", "_connection", "_deferred",
-        "_ends_with_close", "_finished", "_forward", "_id", "_keep", "_last", "_length", "_loose", "_meter", "_opening",
-        "_relayed", "_reserved", "_response_bytes", "_status", "_t_answer", "_t_complete", "_t_open", "_t_sent",
-        "_upstream", "_upstream_request_id", "_worker",
+        "_begin", "_body", "_connection", "_deferred", "_ends_with_close", "_finished", "_keep", "_last", "_length",
+        "_loose", "_relayed", "_reserved", "_screening",
     )  # fmt: skip
 
     def __init__(self, worker: Worker, client: Listener, opening: Opening, length: int) -> None:
@@ -57,19 +57,19 @@ class Exchange:
         self._id = new_id()
         self._t_open = time.perf_counter()
         self._t_complete = self._t_sent = self._t_answer = 0.0
-        self._upstream: Upstream | None = None
-        self._forward: Forward | None = None
+        self._upstream = None
+        self._forward = None
         self._body: list[bytes] | None = []
         self._body_size = self._reserved = self._loose = 0
         self._begin: Begin | None = None
         self._connection: UpstreamConnection | None = None
         self._deferred: tuple[int, bytes, str | None, int | None] | None = None
-        self._meter: Meter | None = None
+        self._meter = None
         self._last: bytes | None = None  # the last of the answer, until its row is written
         self._attempts = self._status = self._response_bytes = 0
-        self._answering = self._relayed = self._finished = self._ends_with_close = False
+        self._answering = self._relayed = self._finished = self._ends_with_close = self._screening = False
         self._keep = opening.head.keep_alive
-        self._upstream_request_id: str | None = None
+        self._upstream_request_id = None
 
     # --- the request
 
@@ -77,18 +77,23 @@ class Exchange:
         """The head is complete: what it means is known (Opening); refuse, or read the body."""
         opening = self._opening
         fault = opening.fault
+        if fault is None and opening.conditional:
+            fault = opening.fault_now(self._t_open + self._worker.wall_offset, self.client_ip)
         if fault is not None:
             if not opening.known:
                 self._worker.count_refused(fault.code)
             self.refuse(*fault)
         elif opening.own:
-            self._own_endpoint(opening)
+            answer_own(self, opening, self._worker)
         elif self._length and opening.held:
             if self._length < 0 or self._reserve(self._length):
                 self._go_ahead()
         elif self._length:
             self._go_ahead()
-            self._plan()
+            if opening.strict:
+                self._screening = True
+            else:
+                self._plan()
 
     def body(self, chunk: bytes) -> None:
         """A piece of the request's body, chunked framing removed."""
@@ -96,7 +101,10 @@ class Exchange:
             return
         self._body_size += len(chunk)
         if not self._opening.held:
-            self._pass_on(chunk, last=False)
+            if self._screening:
+                self._screen(chunk, whole=False)
+            else:
+                self._pass_on(chunk, last=False)
         elif (self._body_size <= self._reserved or self._reserve(self._body_size)) and self._body is not None:
             self._body.append(chunk)
             self._loose += 1
@@ -114,6 +122,8 @@ class Exchange:
         elif self._opening.held or not self._length:
             self._plan()
         else:
+            if self._screening:
+                self._screen(b"", whole=True)
             self._pass_on(b"", last=True)
 
     def refuse(
@@ -127,6 +137,11 @@ class Exchange:
         else:
             body = self._opening.dialect.error_body(status, code, message)
             self._answer(status, body, error or code, retry_after)
+
+    def answer(self, status: int, body: bytes) -> None:
+        """Fluxen's own answer to a request for one of its own endpoints."""
+        if not self._finished:
+            self._answer(status, body, None)
 
     def _answer(self, status: int, body: bytes, error: str | None, retry_after: int | None = None) -> None:
         client = self._client
@@ -148,17 +163,6 @@ class Exchange:
 
     # --- the steps of opening
 
-    def _own_endpoint(self, opening: Opening) -> None:
-        """Health and readiness; nothing else of Fluxen's own is on the public port."""
-        if opening.path not in (b"/-/healthz", b"/-/readyz"):
-            self.refuse(404, "not_found", "there is nothing here")
-        elif opening.head.method not in (b"GET", b"HEAD"):
-            self.refuse(405, "method_not_allowed", "use GET")
-        elif opening.path == b"/-/readyz" and not self._worker.ready():
-            self.refuse(503, "not_ready", "the gateway is not ready")
-        else:
-            self._answer(200, b'{"status":"ok"}', None)
-
     def _go_ahead(self) -> None:
         head, client = self._opening.head, self._client
         if head.expects and not head.http10 and client.transport is not None:
@@ -166,8 +170,7 @@ class Exchange:
 
     def _reserve(self, size: int) -> bool:
         """Make room for a body of `size` bytes; refuses when it is too large or there is none."""
-        worker = self._worker
-        snapshot = worker.snapshot
+        worker, snapshot = self._worker, self._opening.snapshot
         if size > snapshot.max_body:
             self.refuse(413, "request_too_large", f"the request body is larger than {snapshot.max_body} bytes")
             return False
@@ -180,24 +183,44 @@ class Exchange:
 
     # --- to the upstream
 
-    def _plan(self) -> None:
-        """Look into the body as far as it is here, choose the upstream, and go."""
-        opening, worker = self._opening, self._worker
+    def _screen(self, chunk: bytes, whole: bool) -> None:
+        """A piece of the beginning of a passed-on body: none of it is sent on until it is clear that it may."""
+        assert self._body is not None
+        if chunk:
+            self._body.append(chunk)
+        seen = self._opening.screen(b"".join(self._body), whole)
+        if isinstance(seen, Fault):
+            self.refuse(*seen)
+        elif seen is not None:
+            self._screening = False
+            self._plan(seen)
+
+    def _plan(self, seen: Peek | None = None) -> None:
+        """Look into the body as far as it is here, choose the upstream, and go. seen: what it says, if known."""
+        opening = self._opening
         route = opening.route
-        assert route is not None
+        if route is None:
+            return  # one of our own endpoints, which answers when it can
         model = route.model
         stream: bool | None = True if route.streams else None
         body = self._body
-        if body and opening.held:
+        if seen is None and opening.strict:
+            judged = opening.judge(b"".join(body or ()))
+            if isinstance(judged, Fault):
+                self.refuse(*judged)
+                return
+            seen = judged
+        elif body and opening.held:
             whole = body[0] if len(body) == 1 else b"".join(body)
-            seen = peek(whole, opening.content_encoding, worker.snapshot.max_body)
+            seen = peek(whole, opening.content_encoding, opening.snapshot.max_body)
+        if seen is not None:
             model = model or seen.model
             if stream is None:
                 stream = seen.stream
         upstream = route.upstream
         if upstream is None:
             try:
-                upstream = worker.snapshot.router.choose(route.dialect, model)
+                upstream = opening.snapshot.router.choose(route.dialect, model)
             except NoRoute as no:
                 self.refuse(no.status, no.code, no.message)
                 return
@@ -208,12 +231,12 @@ class Exchange:
             return
         self._forward = forward
         self._begin = self._begun(model, stream)
-        worker.commit(self)
+        self._worker.commit(self)
 
     def record(self) -> Begin | End | None:
         """What is to be written now: the begin of a request that is still wanted, or the end of an answered one."""
         if self._last is not None and self._begin is not None:
-            return self._row(self._begin, None if self._status < 400 else "upstream_status", complete=True)
+            return self._ended(self._begin, None if self._status < 400 else "upstream_status", complete=True)
         return None if self._finished else self._begin
 
     def committed(self, written: bool) -> None:
@@ -224,23 +247,10 @@ class Exchange:
             if last and client.transport is not None:
                 client.transport.write(last)
             client.done(self._keep)
-        elif not written and self._worker.snapshot.config.ledger.on_failure == "refuse":
+        elif not written and self._opening.snapshot.config.ledger.on_failure == "refuse":
             self.refuse(503, "ledger_unavailable", "the ledger can't be written, and nothing is served unrecorded")
         elif upstream is not None and not self._finished:
             self._connect(upstream, fresh=False)
-
-    def _begun(self, model: str | None, stream: bool | None) -> Begin:
-        opening, upstream = self._opening, self._upstream
-        key, route = opening.key, opening.route
-        assert key is not None and route is not None
-        credential = upstream.credentials[0].name if upstream is not None and upstream.credentials else None
-        return Begin(
-            self._id, int((self._t_open + self._worker.wall_offset) * 1e6), opening.key_id, key.team, key.project,
-            opening.tags, opening.client_request_id, opening.user_agent, route.kind, route.endpoint, route.dialect.name,
-            None if upstream is None else upstream.name, credential, None,
-            None if model is None else model[:LABEL], stream, self._body_size if self._t_complete else None, None,
-            self._worker.price_version,
-        )  # fmt: skip
 
     def _connect(self, upstream: Upstream, fresh: bool) -> None:
         self._attempts += 1
@@ -423,29 +433,5 @@ class Exchange:
         opening = self._opening
         if self._begin is not None or opening.known:
             begin = self._begin or self._begun(opening.route.model if opening.route else None, None)
-            self._worker.journal.end(self._row(begin, error, complete=False))
+            self._worker.journal.end(self._ended(begin, error, complete=False))
         self._meter = None
-
-    def _row(self, begin: Begin, error: str | None, complete: bool) -> End:
-        now = time.perf_counter()
-        end = End.of(begin)
-        end.attempts = self._attempts
-        end.status = self._status
-        end.error = error
-        end.latency_ms = round((now - self._t_open) * 1e3)
-        if self._t_answer:
-            end.ttfb_ms = round((self._t_answer - self._t_open) * 1e3)
-        if self._t_sent and self._t_complete and self._t_sent > self._t_complete:
-            end.overhead_us = round((self._t_sent - self._t_complete) * 1e6)
-        end.request_bytes = self._body_size
-        end.response_bytes = max(0, self._response_bytes)
-        end.upstream_request_id = self._upstream_request_id
-        self._worker.accountant.account(
-            end, self._upstream, self._meter, billable=self._t_sent > 0.0 and self._opening.is_post,
-            answered=self._answering, complete=complete,
-        )  # fmt: skip
-        if error == "client_closed" and self._answering and self._meter is not None and self._meter.streamed:
-            reported = end.usage_source == "reported" and end.finish is not None
-            if reported or self._meter.ended():
-                end.error = None  # it had the whole answer, and left before the end of the framing
-        return end

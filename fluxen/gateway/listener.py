@@ -63,6 +63,7 @@ class Listener(asyncio.Protocol):
         "_waiting_bytes",
         "due",
         "exchange",
+        "peer",
         "slot",
         "transport",
         "worker",
@@ -73,6 +74,7 @@ class Listener(asyncio.Protocol):
         self.worker = worker
         self.transport: asyncio.Transport | None = None
         self.exchange: Exchange | None = None
+        self.peer = ""  # address of who is connected
         self.writable = True
         self.due = self.slot = 0
         self._parser = httptools.HttpRequestParser(self)
@@ -91,6 +93,9 @@ class Listener(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvloop has no subclass
         self.transport = transport
+        peer = transport.get_extra_info("peername")
+        if peer:
+            self.peer = peer[0]
         if self.worker.admit(self):
             self.worker.wheel.arm(self, KEEP_TICKS)
         else:

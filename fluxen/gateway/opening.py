@@ -8,6 +8,8 @@ that were let in are remembered, a bounded number of them.
 
 from __future__ import annotations
 
+import math
+from ipaddress import ip_address
 from typing import Final
 
 from fluxen.gateway.admission import Fault, identify, may_use
@@ -21,6 +23,7 @@ from fluxen.gateway.head import (
     RequestHead,
     parse_tags,
 )
+from fluxen.gateway.peek import NOTHING, Peek, peek
 from fluxen.gateway.routes import NoRoute, Route, Upstream, dialect_hint
 from fluxen.gateway.snapshot import Snapshot
 from fluxen.gateway.target import split_target
@@ -30,16 +33,21 @@ from fluxen.providers.dialect import Dialect
 LABEL: Final = 256  # bytes of a client-supplied string in the ledger
 _JSON: Final = (b"application/json", b"text/json")
 _STREAMED: Final = (b"multipart/", b"application/octet-stream")
+_EXPIRED: Final = Fault(401, "key_expired", "the API key has expired")
+_ELSEWHERE: Final = Fault(403, "address_not_allowed", "this key may not be used from this address")
 
 
 class Forward:
-    """A head for one upstream: the bytes before and behind the body's length. `after` is None where it has none."""
+    """A head for one upstream: the bytes before and behind the body's length. `after` is None where it has none.
 
-    __slots__ = ("after", "before")
+    credential_name: what rows call the provider's key in it; None where it has none of Fluxen's."""
 
-    def __init__(self, before: bytes, after: bytes | None) -> None:
+    __slots__ = ("after", "before", "credential_name")
+
+    def __init__(self, before: bytes, after: bytes | None, credential_name: str | None) -> None:
         self.before = before
         self.after = after
+        self.credential_name = credential_name
 
 
 class Opening:
@@ -48,11 +56,14 @@ class Opening:
     fault: why the request is refused whatever its body says. known: whether the caller is known and the route exists,
     so that even a refusal gets a row. own: it is for Fluxen itself. held: its body is read whole before it is sent on.
     snapshot: whatever the request needs to know is asked of this one, also when a newer one is in force by then.
+    conditional: whether it may pass depends on when it comes or from where (`fault_now`). strict: it depends on its
+    body, too (`judge`, and `screen` for a body that is passed on as it comes).
     """
 
     __slots__ = (
         "_forwards",
         "client_request_id",
+        "conditional",
         "content_encoding",
         "dialect",
         "fault",
@@ -68,6 +79,7 @@ class Opening:
         "query",
         "route",
         "snapshot",
+        "strict",
         "tags",
         "user_agent",
     )
@@ -91,11 +103,40 @@ class Opening:
         self.tags = self._tags()
         kind = noted.get(CONTENT_TYPE, b"").lower()
         is_json = kind.startswith(_JSON) or b"+json" in kind
+        key = self.key
+        self.conditional = key is not None and (key.until != math.inf or key.networks is not None)
+        self.strict = key is not None and key.restricts_body
         self.held = is_json or (self.route is not None and self.route.json_body and not kind.startswith(_STREAMED))
 
     @property
     def known(self) -> bool:
         return self.key is not None and self.route is not None
+
+    def caller(self, peer: str) -> str:
+        """The address of who calls. peer: that of who is connected."""
+        return peer
+
+    def fault_now(self, wall: float, client_ip: str) -> Fault | None:
+        """Why a request is refused that comes at this moment (seconds since 1970 UTC), from this address."""
+        key = self.key
+        if key is None:
+            return None
+        if wall >= key.until:
+            return _EXPIRED
+        if key.networks is not None:
+            address = ip_address(client_ip)
+            if not any(address in network for network in key.networks):
+                return _ELSEWHERE
+        return None
+
+    def judge(self, body: bytes) -> Peek | Fault:
+        """What a whole body says, or why it is refused. Empty where there is none."""
+        return peek(body, self.content_encoding, self.snapshot.max_body)
+
+    def screen(self, beginning: bytes, whole: bool) -> Peek | Fault | None:
+        """The same of the beginning of a body that is not held, before any of it is sent on. None: more is needed,
+        which is no answer to the whole of it."""
+        return NOTHING if whole or beginning else None
 
     def forward(self, upstream: Upstream) -> Forward | Fault:
         """The head for an upstream, or why this request may not go there."""
@@ -153,7 +194,8 @@ class Opening:
         path = upstream.path(self.path, unified=True) if route.kind == "unified" else route.path
         target = path + (head.target[len(self.path) :] if own else self.query)
         carrier = None if credential is None else (upstream.credential_header, credential.value)
-        return Forward(*head.compiled(target, upstream.host, carrier, own, self.held))
+        name = None if credential is None else credential.name
+        return Forward(*head.compiled(target, upstream.host, carrier, own, self.held), name)
 
 
 class Openings:

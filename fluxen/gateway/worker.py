@@ -27,6 +27,7 @@ from fluxen.gateway.listener import Listener
 from fluxen.gateway.notices import Notices
 from fluxen.gateway.opening import Openings
 from fluxen.gateway.pool import Origin, Pool
+from fluxen.gateway.row import RequestLog
 from fluxen.gateway.snapshot import Snapshot
 from fluxen.gateway.timers import TimerWheel
 from fluxen.ledger.journal import Journal
@@ -60,6 +61,7 @@ class Worker:
         self.body_bytes = 0
         self.draining = False
         self.refused: dict[str, int] = {}
+        self.request_log: RequestLog | None = None
         self.wall_offset = time.time() - time.perf_counter()
         self._notices = Notices(f"worker {number}")
         self._pools: dict[Origin, Pool] = {}
