@@ -12,10 +12,14 @@ from fluxen.config.load import Loaded
 from fluxen.errors import LedgerError
 from fluxen.gateway import unpacked, worker
 from fluxen.gateway.certificates import Authorities
+from fluxen.gateway.secrets import secrets_of
 from fluxen.gateway.snapshot import Snapshot, build
 from fluxen.gateway.supervisor import Supervisor
 from fluxen.keys.client import ClientKey
 from fluxen.ledger.journal import probe
+from fluxen.telemetry.log import Log
+from fluxen.telemetry.metrics import Metrics
+from fluxen.telemetry.settings import settings_of
 
 
 def serve(
@@ -32,6 +36,7 @@ def serve(
     and rows name every caller so. parent: the PID of the process that forked this one; the end of it ends this one,
     too. Raises ConfigError, AddressInUseError, LedgerError.
     """
+    log_settings = settings_of(loaded.config.log, env)
     snapshot = build(loaded, env, everyone)
     config = snapshot.config
     folder = config.data_dir
@@ -55,10 +60,16 @@ def serve(
         _ready(env)
 
     server = config.server
-    supervisor = Supervisor(server.host, server.port, server.workers, server.shutdown_timeout_ms / 1000, parent)
+    log = Log("supervisor", log_settings, secrets=secrets_of(snapshot), colour=not env.get("NO_COLOR"))
+    metrics = Metrics(server.workers)
+    supervisor = Supervisor(
+        server.host, server.port, server.workers, server.shutdown_timeout_ms / 1000, log, metrics, parent
+    )
     supervisor.run(
-        lambda number, listening, life: worker.run(snapshot, authorities, number, folder, listening, life),
-        lambda life: _compact(snapshot, life, resident=temporary is not None),
+        lambda number, listening, life: worker.run(
+            snapshot, authorities, number, folder, listening, life, log.child(f"worker {number}"), metrics
+        ),
+        lambda life: _compact(snapshot, life, log.child("compactor"), resident=temporary is not None),
         accepting,
     )
     if temporary is not None and supervisor.orphaned:
@@ -72,13 +83,13 @@ def _ready(env: Mapping[str, str]) -> None:
             out.sendto(b"READY=1", address.replace("@", "\0", 1) if address.startswith("@") else address)
 
 
-def _compact(snapshot: Snapshot, life: int, *, resident: bool) -> None:
+def _compact(snapshot: Snapshot, life: int, log: Log, *, resident: bool) -> None:
     """The body of the compactor process: the only one that imports duckdb. resident: it can't be imported again."""
     from fluxen.ledger import process
 
     os.nice(5)
     ledger = snapshot.config.data_dir / "ledger"
     if resident:
-        unpacked.keep("compactor", lambda stop: process.run(ledger, snapshot.config.ledger, stop), life)
+        unpacked.keep(log, lambda stop: process.run(ledger, snapshot.config.ledger, stop, log), life)
     else:
-        process.run(ledger, snapshot.config.ledger, life)
+        process.run(ledger, snapshot.config.ledger, life, log)

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fluxen.errors import AddressInUseError, FluxenError
-from fluxen.gateway.notices import Notices
+from fluxen.telemetry.log import Log
+from fluxen.telemetry.metrics import Metrics
 
 BACKLOG = 4096
 _RESTART_FIRST = 0.1  # seconds until a dead child's successor, doubled each time it dies young
@@ -85,7 +86,16 @@ class Supervisor:
     parent: end, too, when this process is no longer the parent.
     """
 
-    def __init__(self, host: str, port: int, workers: int, shutdown_seconds: float, parent: int | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        workers: int,
+        shutdown_seconds: float,
+        log: Log,
+        metrics: Metrics,
+        parent: int | None = None,
+    ) -> None:
         _raise_file_limit()
         self.sockets = bind(host, port, workers)
         self.address: tuple[str, int] = self.sockets[0].getsockname()[:2]
@@ -94,7 +104,8 @@ class Supervisor:
         self._life, self._held = os.pipe()
         self._workers: list[Child] = []
         self._compactor: Child | None = None
-        self._notices = Notices("supervisor")
+        self._log = log
+        self._metrics = metrics
         self._signals = Signals()
 
     def run(
@@ -140,9 +151,9 @@ class Supervisor:
             child.run()
             code = 0
         except FluxenError as error:
-            sys.stderr.write(f"{child.name}: {error.message}\n")
-        except BaseException:  # noqa: BLE001 - the traceback is the message, and a fork must never return
-            sys.excepthook(*sys.exc_info())
+            self._log.child(child.name).error("failed", reason=error.message, hint=error.hint)
+        except BaseException as error:  # noqa: BLE001 - the traceback is the message, and a fork must never return
+            self._log.child(child.name).bug("crashed", error)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -178,7 +189,10 @@ class Supervisor:
             now = time.monotonic()
             child.delay = min(child.delay * 2, _RESTART_MOST) if now - child.started < _YOUNG else _RESTART_FIRST
             child.pid, child.due = 0, now + child.delay
-            self._notices.say(child.name, f"ended ({_how(status)}), restarting in {child.delay:.1f} s")
+            self._metrics.supervisor.add("worker_restarts")
+            self._log.warning(
+                "process_ended", child=child.name, how=_how(status), restarting_seconds=round(child.delay, 1)
+            )
 
     def _stop(self) -> None:
         for sock in self.sockets:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fluxen.gateway.notices import Notices
+from fluxen.telemetry.log import Log
 
 _AGAIN_SECONDS = 1.0  # until a child that died is forked again
 
@@ -41,12 +41,11 @@ def remove(unpacked: Path) -> None:
     shutil.rmtree(unpacked, ignore_errors=True)
 
 
-def keep(name: str, body: Callable[[int], None], life: int) -> None:
+def keep(log: Log, body: Callable[[int], None], life: int) -> None:
     """Run body(stop) in a fork, and again whenever it dies, until `life` ends; then end `stop` and wait for it.
 
     What the caller has imported needs no file any more.
     """
-    notices = Notices(name)
     while True:
         stop, held = os.pipe()
         alive, dies_with = os.pipe()
@@ -64,6 +63,6 @@ def keep(name: str, body: Callable[[int], None], life: int) -> None:
         _, status = os.waitpid(child, 0)
         if ended or status == 0:
             return
-        notices.say("ended", f"starting again (status {status})")
+        log.warning("ended", reason="starting again", status=status)
         if select.select([life], [], [], _AGAIN_SECONDS)[0]:
             return

@@ -24,7 +24,6 @@ from fluxen.gateway.certificates import Authorities
 from fluxen.gateway.exchange import Exchange
 from fluxen.gateway.head import HeaderKinds
 from fluxen.gateway.listener import Listener
-from fluxen.gateway.notices import Notices
 from fluxen.gateway.opening import Openings
 from fluxen.gateway.pool import Origin, Pool
 from fluxen.gateway.row import RequestLog
@@ -33,6 +32,8 @@ from fluxen.gateway.timers import TimerWheel
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.record import Begin, End
 
+from fluxen.telemetry.log import Log
+from fluxen.telemetry.metrics import Metrics
 _LAST_WORDS = 0.3
 """Seconds between the end of accepting and the closing of idle connections: a request may be on its way on one."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -49,7 +50,11 @@ class Worker:
         journal: Journal,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        log: Log | None = None,
+        metrics: Metrics | None = None,
         self.snapshot = snapshot
+        self.log = log or Log(f"worker {number}")
+        self.metrics = metrics or Metrics(number + 1)
         self.authorities = authorities
         self.number = number
         self.journal = journal
@@ -63,7 +68,7 @@ class Worker:
         self.refused: dict[str, int] = {}
         self.request_log: RequestLog | None = None
         self.wall_offset = time.time() - time.perf_counter()
-        self._notices = Notices(f"worker {number}")
+        self._published: dict[str, int] = {}
         self._pools: dict[Origin, Pool] = {}
         self._listeners: set[Listener] = set()
         self._saying: list[Exchange] = []
@@ -145,13 +150,18 @@ class Worker:
             if told:
                 self.loop.call_soon(self._tell, told)
 
-    def notice(self, kind: str, text: str) -> None:
-        self._notices.say(kind, text)
+    def notice(self, kind: str, reason: str) -> None:
+        """A line at a bounded rate. kind: an event, or an event and the upstream it is about (`broken: openai`)."""
+        event, _, upstream = kind.partition(": ")
+        if upstream:
+            self.log.notice(event, about=upstream, upstream=upstream, reason=reason)
+        else:
+            self.log.notice(event, reason=reason)
 
-    def count_refused(self, code: str) -> None:
+    def count_refused(self, code: str, client_ip: str | None = None) -> None:
         """Somebody unknown, or what was no request: no row, but a count and a line at a bounded rate."""
         self.refused[code] = self.refused.get(code, 0) + 1
-        self._notices.say("refused", code)
+        self.log.notice("refused", about=code, code=code, client_ip=client_ip)
 
     def ready(self) -> bool:
         return not self.draining
@@ -189,8 +199,10 @@ class Worker:
             await asyncio.sleep(1.0)
             self.wall_offset = time.time() - time.perf_counter()
             self.journal.tick()
+        self.publish()
+        self.log.close()
             if self.journal.lost > told:
-                self.notice("ledger", f"{self.journal.lost} lines could not be written: {self.journal.error}")
+                self.log.notice("ledger", reason=self.journal.error, lost=self.journal.lost)
                 told = self.journal.lost
 
     async def _accept_queued(self, queue: socket.socket) -> None:
@@ -199,6 +211,20 @@ class Worker:
         with queue:
             while True:
                 try:
+            self.log.tick()
+            self.publish()
+
+    def publish(self) -> None:
+        """Bring what was counted to where all processes see it."""
+        slot = self.metrics.slot(self.number)
+        slot.set("connections", len(self._listeners))
+        slot.set("requests_in_flight", len(self.journal.open_requests))
+        slot.set("body_bytes", self.body_bytes)
+        counted = {"ledger_lost": self.journal.lost, "log_dropped": self.log.dropped}
+        counted |= {f"refused_{code}": count for code, count in self.refused.items()}
+        for name, count in counted.items():
+            slot.count(name, count - self._published.get(name, 0))
+        self._published = counted
                     accepted, _ = queue.accept()
                 except OSError:
                     return
@@ -225,7 +251,14 @@ class Worker:
 
 
 def run(
-    snapshot: Snapshot, authorities: Authorities, number: int, data_dir: Path, listening: socket.socket, life: int
+    snapshot: Snapshot,
+    authorities: Authorities,
+    number: int,
+    data_dir: Path,
+    listening: socket.socket,
+    life: int,
+    log: Log,
+    metrics: Metrics,
 ) -> None:
     """The body of a worker process. life: the reading end of a pipe that the supervisor holds open."""
     _keep_freed_memory()
@@ -236,7 +269,10 @@ def run(
     loop = uvloop.new_event_loop()
     try:
         asyncio.set_event_loop(loop)
-        loop.run_until_complete(Worker(snapshot, authorities, number, journal, loop).serve(listening, life))
+        log.within(loop)
+        loop.run_until_complete(
+            Worker(snapshot, authorities, number, journal, loop, log, metrics).serve(listening, life)
+        )
     finally:
         loop.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import signal
@@ -16,12 +15,11 @@ import msgspec
 
 from fluxen.errors import LedgerError
 from fluxen.ledger.compactor import Compactor, Step
+from fluxen.telemetry.log import Log
 
 STATUS = "compactor.json"
 BUSY_SECONDS = 1.0
 """How soon to try again when another compactor holds the lock."""
-
-log = logging.getLogger("fluxen.ledger")
 
 
 class Settings(Protocol):
@@ -45,7 +43,7 @@ class Status(msgspec.Struct):
     error: str | None = None
 
 
-def run(folder: Path, settings: Settings, stop_fd: int) -> None:
+def run(folder: Path, settings: Settings, stop_fd: int, log: Log) -> None:
     """Compact until `stop_fd` reaches its end, then once more what is sealed by then. Ctrl-C is the supervisor's."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -53,10 +51,10 @@ def run(folder: Path, settings: Settings, stop_fd: int) -> None:
     status = Status(os.getpid())
     try:
         while True:
-            step = _step(compactor, status)
+            step = _step(compactor, status, log)
             pause = 0.0 if step.more else BUSY_SECONDS if step.busy else settings.compact_seconds
             if _ended(stop_fd, pause):
-                while _step(compactor, status).more:
+                while _step(compactor, status, log).more:
                     pass
                 return
     finally:
@@ -71,12 +69,12 @@ def status(folder: Path) -> Status | None:
         return None
 
 
-def _step(compactor: Compactor, status: Status) -> Step:
+def _step(compactor: Compactor, status: Status, log: Log) -> Step:
     """A step that survives what time or an operator mends: a full disk, a lack of memory, a newer file."""
     try:
         step = compactor.step()
     except (OSError, LedgerError, duckdb.Error) as error:
-        log.error("compaction failed, will try again: %s", error)  # noqa: TRY400 - the message says it all
+        log.notice("compaction_failed", level="error", reason=error, hint="it is tried again")
         status.error = str(error)
         step = Step()
     else:
@@ -89,7 +87,7 @@ def _step(compactor: Compactor, status: Status) -> Step:
         hidden.write_bytes(msgspec.json.encode(status))
         hidden.rename(compactor.folder / STATUS)
     except OSError as error:
-        log.warning("the compactor's state can't be published: %s", error)
+        log.notice("status_not_published", reason=error)
     return step
 
 

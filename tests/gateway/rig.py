@@ -7,6 +7,7 @@ records the bytes. Whatever answers it plays are bytes of the test.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -617,6 +618,11 @@ class Gateway:
     def journal(self) -> bytes:
         """Every byte under the data folder."""
         return b"".join(path.read_bytes() for path in sorted(self.data_dir.rglob("*")) if path.is_file())
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of one event, the oldest first."""
+        lines = [json.loads(line) for line in self.stderr().splitlines() if line.startswith("{") and line.endswith("}")]
+        return [line for line in lines if line["event"] == event]
 
     def stop(self, patience: float = 60) -> None:
         """SIGTERM; it must end with 0 and without a traceback."""

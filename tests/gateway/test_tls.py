@@ -152,7 +152,7 @@ def test_an_upstream_that_can_not_prove_who_it_is(server: Gateway, secure: Secur
     row = server.row(got)
     assert (row["status"], row["error"]) == (502, "upstream_unreachable")
     assert (row["usage_source"], row["cost_usd"]) == ("none", 0), "nothing was sent, no key either"
-    line = next(line for line in server.stderr().splitlines() if f"unreachable: {mount}: " in line)
+    line = next(str(line["reason"]) for line in server.logged("unreachable") if line["upstream"] == mount)
     assert "certificate" in line.lower()
     assert why in line
     assert PROVIDER_KEY not in server.stderr()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gzip
+import json
 import os
 import signal
 import socket
@@ -60,6 +61,7 @@ def test_the_gateway_ends_with_the_process_that_forked_it(tmp_path: Path) -> Non
 KEEPER = """
 import os, select, sys
 from fluxen.gateway import unpacked
+from fluxen.telemetry.log import Log
 
 life, held = os.pipe()
 if os.fork() == 0:
@@ -68,7 +70,7 @@ if os.fork() == 0:
         print("body", os.getpid(), flush=True)
         select.select([stop], [], [])
         print("told", os.getpid(), flush=True)
-    unpacked.keep("body", body, life)
+    unpacked.keep(Log("body"), body, life)
     print("kept", flush=True)
     os._exit(0)
 os.close(life)
@@ -89,7 +91,8 @@ def test_what_is_kept_is_forked_again_and_ends_when_told() -> None:
         os.kill(first, signal.SIGKILL)
         second = int(program.stdout.readline().removeprefix("body "))
         assert second != first
-        assert "body ended: starting again" in program.stderr.readline()
+        said = json.loads(program.stderr.readline())
+        assert (said["process"], said["event"], said["reason"]) == ("body", "ended", "starting again")
         program.stdin.close()
         assert program.stdout.read() == f"told {second}\nkept\n"
         assert program.wait(30) == 0

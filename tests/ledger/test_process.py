@@ -22,7 +22,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from fluxen.ledger.process import run
-run(Path(sys.argv[1]), SimpleNamespace(retention_days=None, grace_seconds=0, compact_seconds=float(sys.argv[2])), 0)
+from fluxen.telemetry.log import Log
+settings = SimpleNamespace(retention_days=None, grace_seconds=0, compact_seconds=float(sys.argv[2]))
+run(Path(sys.argv[1]), settings, 0, Log("compactor"))
 """
 
 
@@ -77,7 +79,7 @@ def test_it_outlives_what_an_operator_mends(tmp_path: Path) -> None:
     assert "schema" in str(status(tmp_path).error)
     newer.unlink()
     poll(lambda: status(tmp_path).error is None and not segments(tmp_path), "it to recover")
-    assert b"compaction failed" in finish(compactor)
+    assert b"compaction_failed" in finish(compactor)
     assert count(tmp_path) == (3, 0, 0)
 
 

@@ -1,0 +1,1 @@
+"""What a gateway says about itself: log lines and numbers."""
