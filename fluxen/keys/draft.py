@@ -3,6 +3,7 @@ not know stay."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -31,10 +32,11 @@ class Draft:
 
     def add(self, entry: dict[str, Any]) -> StoredKey:
         """One more key. Raises FluxenError when its id or one of its keys is there already."""
-        key = self._checked(entry)
+        only = _read_back(entry)
+        key = only.keys[0]
         if key.id in self.before.ids or key.id in self._added:
             raise FluxenError(f"there is a key '{key.id}' already")
-        self._claim(key)
+        self._claim(key, only.digests)
         self._added[key.id] = entry
         return key
 
@@ -43,8 +45,9 @@ class Draft:
         place = list(self.before.ids).index(key_id)
         entry = msgspec.json.decode(self._entries()[place]) | changes
         entry = {name: value for name, value in entry.items() if value is not None}
-        key = self._checked(entry)
-        self._claim(key)
+        only = _read_back(entry)
+        key = only.keys[0]
+        self._claim(key, only.digests)
         self._replaced[key_id] = entry
         return key
 
@@ -69,23 +72,17 @@ class Draft:
         whole = msgspec.json.decode(self._raw, type=dict[str, msgspec.Raw])
         return msgspec.json.decode(whole["keys"], type=list[msgspec.Raw])
 
-    def _claim(self, key: StoredKey) -> None:
+    def _claim(self, key: StoredKey, digests: Iterable[bytes]) -> None:
         """No key may stand for two."""
-        for digest in parse_one(key).digests:
+        for digest in digests:
             other = self._taken.setdefault(digest, key)
             if other.id != key.id:
                 raise FluxenError(f"'{key.id}' would have the same key as '{other.id}'")
 
-    @staticmethod
-    def _checked(entry: dict[str, Any]) -> StoredKey:
-        """What can't be read again is never written."""
-        try:
-            key = msgspec.convert(entry, StoredKey)
-            parse_one(key)
-        except (msgspec.ValidationError, BrokenKeysError) as error:
-            raise FluxenError(f"can't keep such a key: {str(error).removeprefix('keys[0].')}") from None
-        return key
 
-
-def parse_one(key: StoredKey) -> Stored:
-    return parse(msgspec.json.encode({"version": VERSION, "keys": [key]}))
+def _read_back(entry: dict[str, Any]) -> Stored:
+    """What can't be read again is never written."""
+    try:
+        return parse(msgspec.json.encode({"version": VERSION, "keys": [entry]}))
+    except BrokenKeysError as error:
+        raise FluxenError(f"such a key can't be kept: {str(error).removeprefix('keys[0].')}") from None

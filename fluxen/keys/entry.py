@@ -11,12 +11,15 @@ key stays as a tombstone: its id replaces that of the configuration, and nobody 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from fluxen.config.access import StaticKey
 from fluxen.config.values import parse_moment
+
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+"""Ids, names, teams, tags: counted while they are decoded, what they are made of is for fluxen.keys.stored."""
 
 
 class Previous(msgspec.Struct, frozen=True, gc=False):
@@ -29,13 +32,13 @@ class Previous(msgspec.Struct, frozen=True, gc=False):
 class StoredKey(msgspec.Struct, frozen=True, gc=False):
     """What an entry says. Fields that this version does not know are left out here and stay in the file."""
 
-    id: str
+    id: Text
     hash: str
     created: str | None = None
-    name: str | None = None
-    team: str | None = None
-    project: str | None = None
-    tags: dict[str, str] | None = None
+    name: Text | None = None
+    team: Text | None = None
+    project: Text | None = None
+    tags: Annotated[dict[Text, Text], msgspec.Meta(max_length=32)] | None = None
     upstreams: tuple[str, ...] | None = None
     models: tuple[str, ...] | None = None
     routes: tuple[str, ...] | None = None

@@ -1,4 +1,4 @@
-"""`keys.json` in the data folder: the client keys that commands create, by their hashes. What it says: fluxen.keys.stored.
+"""`keys.json` in the data folder: the client keys that commands create, by their hashes.
 
 Readers take no lock: the file is replaced as a whole. Writers wait for each other at `keys.json.lock`, so that none
 overwrites what another has just added.

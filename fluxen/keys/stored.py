@@ -12,8 +12,9 @@ doesn't know to be restricted. Fields of later releases that this one does not k
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final
 
@@ -21,14 +22,12 @@ import msgspec
 from pydantic import ValidationError
 
 from fluxen.config.access import Access
-from fluxen.config.section import is_label, is_title
 from fluxen.config.values import parse_moment
 from fluxen.keys.client import ClientKey
 from fluxen.keys.entry import StoredKey
 
 VERSION: Final = 2
 _OLDEST: Final = 1
-_MOST_TAGS: Final = 32
 _HASH: Final = "sha256:"
 
 
@@ -98,6 +97,8 @@ def _explain(raw: bytes) -> None:
         except msgspec.ValidationError as error:
             what, _, where = str(error).partition(" - at `$")
             place = where.removesuffix("`").replace("[...]", "[]")
+            if "length" in what:
+                what = "expected at most 32 tags" if "object" in what else "expected 1 to 256 characters"
             raise BrokenKeysError(f"keys[{index}]{place}: {what.replace('`', '')}") from None
 
 
@@ -119,28 +120,21 @@ class _Parser:
         self._moments: dict[str, float] = {}
 
     def stored(self) -> Stored:
-        ids: dict[str, StoredKey] = {}
+        keys, limits = self._keys, self._limits
+        ids = {key.id: key for key in keys}
+        self._check_texts(ids)
         digests: dict[bytes, StoredKey] = {}
         clients: dict[bytes, ClientKey] = {}
-        limits = self._limits
-        good: set[str | None] = {None}
-        for index, key in enumerate(self._keys):
-            identity, digest = key.id, _digest(key.hash)
+        for index, key in enumerate(keys):
+            digest = _digest(key.hash)
             if digest is None:
                 raise self._wrong(index, "hash", "expected sha256: and the 64 hexadecimal digits of the key's SHA-256")
-            if not is_label(identity):
-                raise self._wrong(index, "id", "expected 1 to 256 printable ASCII characters")
-            if key.team not in good or key.project not in good or key.name is not None or key.tags is not None:
-                self._check_texts(index, key)
-                good |= {key.team, key.project}
             wanted = (key.upstreams, key.models, key.routes, key.networks)
             may = limits.get(wanted) or self._check_limits(index, wanted)
             client = ClientKey(
-                identity, key.team, key.project, key.tags, may.upstreams, may.models, may.routes, may.networks,
+                key.id, key.team, key.project, key.tags, may.upstreams, may.models, may.routes, may.networks,
                 math.inf if key.expires is None else self._seconds(index, "expires", key.expires),
             )  # fmt: skip
-            if ids.setdefault(identity, key) is not key:
-                raise self._wrong(index, "id", f"is that of {self._other(ids[identity])}, too")
             if digests.setdefault(digest, key) is not key:
                 raise self._wrong(index, "hash", f"is that of {self._other(digests[digest])}, too")
             if key.revoked is None:
@@ -149,7 +143,7 @@ class _Parser:
                 self._seconds(index, "revoked", key.revoked)
             if key.previous:
                 self._former(index, key, client, digests, clients)
-        return Stored(self._keys, ids, digests, clients)
+        return Stored(keys, ids, digests, clients)
 
     def _former(
         self,
@@ -172,18 +166,28 @@ class _Parser:
             if key.revoked is None:
                 clients[digest] = msgspec.structs.replace(client, until=until)
 
-    def _check_texts(self, index: int, key: StoredKey) -> None:
-        for name, value in (("team", key.team), ("project", key.project)):
-            if value is not None and not is_label(value):
-                raise self._wrong(index, name, "expected 1 to 256 printable ASCII characters")
-        if key.name is not None and not is_title(key.name):
-            raise self._wrong(index, "name", "expected 1 to 256 printable characters")
-        tags = key.tags or {}
-        if len(tags) > _MOST_TAGS:
-            raise self._wrong(index, "tags", f"there are more than {_MOST_TAGS}")
-        for tag, value in tags.items():
-            if not (is_label(tag) and is_label(value)):
-                raise self._wrong(index, "tags", "expected names and values of 1 to 256 printable ASCII characters")
+    def _check_texts(self, ids: Mapping[str, StoredKey]) -> None:
+        """What may stand in ids, names and labels: of all of them at once, for that costs a tenth."""
+        keys = self._keys
+        if len(ids) != len(keys):
+            seen: dict[str, int] = {}
+            for index, key in enumerate(keys):
+                if (first := seen.setdefault(key.id, index)) != index:
+                    raise self._wrong(index, "id", f"is that of keys[{first}], too")
+        if not _printable_ascii(ids):
+            raise self._first("id", lambda key: _printable_ascii((key.id,)))
+        for field_name in ("team", "project"):
+            found = {getattr(key, field_name) for key in keys} - {None}
+            if not _printable_ascii(found):
+                raise self._first(field_name, partial(_plain, field_name))
+        if not "".join([key.name for key in keys if key.name is not None]).isprintable():
+            raise self._first("name", lambda key: key.name is None or key.name.isprintable())
+        tags = [key.tags for key in keys if key.tags]
+        if tags and not (
+            _printable_ascii([name for one in tags for name in one])
+            and _printable_ascii([value for one in tags for value in one.values()])
+        ):
+            raise self._first("tags", lambda key: _printable_ascii([*(key.tags or {}), *(key.tags or {}).values()]))
 
     def _check_limits(self, index: int, wanted: tuple[Any, ...]) -> _Limits:
         names = ("upstreams", "models", "routes", "networks")
@@ -207,11 +211,26 @@ class _Parser:
         self._moments[text] = seconds
         return seconds
 
+    def _first(self, field_name: str, good: Callable[[StoredKey], bool]) -> BrokenKeysError:
+        index = next(index for index, key in enumerate(self._keys) if not good(key))
+        kind = "printable" if field_name == "name" else "printable ASCII"
+        return self._wrong(index, field_name, f"expected 1 to 256 {kind} characters")
+
     def _other(self, key: StoredKey) -> str:
         return f"keys[{next(index for index, one in enumerate(self._keys) if one is key)}]"
 
     def _wrong(self, index: int, field_name: str, what: str) -> BrokenKeysError:
         return BrokenKeysError(f"keys[{index}].{field_name}: {what}")
+
+
+def _printable_ascii(texts: Iterable[str]) -> bool:
+    together = "".join(texts)
+    return together.isascii() and together.isprintable()
+
+
+def _plain(field_name: str, key: StoredKey) -> bool:
+    value = getattr(key, field_name)
+    return value is None or _printable_ascii((value,))
 
 
 def _digest(text: str) -> bytes | None:
