@@ -22,7 +22,7 @@ FORWARD: Final = 0  # everything Fluxen has no word to say about
 CREDENTIAL, HOST, LENGTH, ENCODING, CONNECTION, EXPECT, UPGRADE, TAGS, DROP = range(1, 10)
 # Forwarded, and looked at:
 CONTENT_TYPE, CONTENT_ENCODING, USER_AGENT, CLIENT_REQUEST_ID, ANTHROPIC_VERSION, ORIGIN, FETCH_SITE = range(10, 17)
-PROXIED: Final = 17
+PROXIED, FORWARDED_FOR: Final = 17, 18
 
 _KINDS: Final[dict[bytes, int]] = {
     b"authorization": CREDENTIAL,
@@ -51,7 +51,7 @@ _KINDS: Final[dict[bytes, int]] = {
     b"origin": ORIGIN,
     b"sec-fetch-site": FETCH_SITE,
     b"forwarded": PROXIED,
-    b"x-forwarded-for": PROXIED,
+    b"x-forwarded-for": FORWARDED_FOR,
     b"x-forwarded-host": PROXIED,
     b"x-forwarded-proto": PROXIED,
     b"x-real-ip": PROXIED,
@@ -128,8 +128,13 @@ class RequestHead:
             if kind:
                 value = value.strip(b" \t")
                 if kind >= CONTENT_TYPE:
-                    if kind <= CONTENT_ENCODING and kind in self.noted:
-                        self._refuse(400, "invalid_request", f"{name.decode()} was sent twice")
+                    if kind in self.noted:
+                        if kind <= CONTENT_ENCODING:
+                            self._refuse(400, "invalid_request", f"{name.decode()} was sent twice")
+                        elif kind == FORWARDED_FOR:  # one list, in as many lines as there are proxies
+                            value = b"%b,%b" % (self.noted[kind], value)
+                    if kind == FORWARDED_FOR:
+                        self.noted[PROXIED] = value
                     self.noted[kind] = value
                 elif kind == CONNECTION:
                     lines[at] = b""

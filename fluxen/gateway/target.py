@@ -13,6 +13,11 @@ import re
 # that are spelled %2f: some servers decode those before they walk the path).
 _TWO_READINGS = re.compile(rb"\\|%5c|%00|#|(?:/|%2f)(?:/|%2f)|(?:/|%2f)(?:\.|%2e){1,2}(?=/|%2f|;|%3b|$)", re.IGNORECASE)
 _ENCODED_SLASH = re.compile(rb"%2f", re.IGNORECASE)
+# What nobody reads in another way: no percent-encoding, and no ';', behind which some servers see a parameter.
+_PLAIN = re.compile(rb"[A-Za-z0-9._~!$&'()*+,=:@/-]+")
+# What some servers decode into a dot, a slash or a percent sign although it is none: encoded twice, overlong UTF-8
+# (%c0%ae), Microsoft's %u002e, fullwidth forms.
+_DECODED_ANEW = re.compile(rb"%(?:25|c[01]|e0%[89]|f0%8|u|ef%bc)", re.IGNORECASE)
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes, bytes | None, bool]:
@@ -36,6 +41,16 @@ def unsafe(path: bytes) -> bool:
     if b"%" not in path and b"//" not in path and b"/." not in path and b"\\" not in path and b"#" not in path:
         return False
     return _TWO_READINGS.search(path) is not None
+
+
+def plain(path: bytes) -> bool:
+    """Whether all parsers read this path as it stands, letter by letter."""
+    return _PLAIN.fullmatch(path) is not None and not unsafe(path)
+
+
+def decoded_anew(path: bytes) -> bool:
+    """Whether a server that decodes more than it should could come out elsewhere."""
+    return b"%" in path and _DECODED_ANEW.search(path) is not None
 
 
 def has_encoded_slash(path: bytes) -> bool:
