@@ -86,7 +86,10 @@ def port(snapshot: Snapshot) -> Finding:
         for sock in bind(server.host, server.port, 1):
             sock.close()
     except AddressInUseError as error:
-        verdict = readiness.ask(gateway_url(server.host, server.port))
+        verdict = readiness.ask(
+            gateway_url(server.host, server.port, tls=server.tls is not None),
+            None if server.tls is None else server.tls.cert_file,
+        )
         if verdict.ready:
             return Finding("port", "ok", f"{server.bind_address} is served by a Fluxen that {verdict.message}")
         hint = "stop what runs there, or choose another: server.bind_address, --port"

@@ -244,5 +244,5 @@ def _said(path: Path, answers: Answers, key_id: str, key: str, snapshot: Snapsho
     option = "" if find_config(None, os.environ) == path else f" --config {path}"
     text += f"\nStart the gateway:\n  fluxen serve{option}\n"
     if snapshot is not None and answers.bind.port:
-        text += try_it(gateway_url(*answers.bind), key, snapshot)
+        text += try_it(gateway_url(*answers.bind, tls=snapshot.config.server.tls is not None), key, snapshot)
     return text

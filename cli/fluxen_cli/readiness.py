@@ -15,6 +15,7 @@ from fluxen.errors import FluxenError
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
+    from pathlib import Path
 
 TIMEOUT = 4.0
 """Seconds without a byte until it counts as no answer. Container health checks should allow a little more."""
@@ -29,12 +30,12 @@ class Verdict:
     message: str
 
 
-def tell(url: str, *, as_json: bool = False) -> int:
+def tell(url: str, cert_file: Path | None = None, *, as_json: bool = False) -> int:
     """Ask, and say what came of it; the exit code."""
     from fluxen_cli import output
 
     try:
-        verdict = ask(url.rstrip("/"))
+        verdict = ask(url.rstrip("/"), cert_file)
     except FluxenError as error:
         output.fail(error)
         return error.exit_code
@@ -49,11 +50,15 @@ def tell(url: str, *, as_json: bool = False) -> int:
     return 0 if verdict.ready else FluxenError.exit_code
 
 
-def ask(url: str) -> Verdict:
-    """One GET of the readiness endpoint. Whatever goes wrong with it is a verdict. Raises FluxenError for no URL."""
+def ask(url: str, cert_file: Path | None = None) -> Verdict:
+    """One GET of the readiness endpoint. Whatever goes wrong with it is a verdict. Raises FluxenError for no URL.
+
+    cert_file: the certificate that the gateway shows, when it is known: then nothing else is believed, and the name in
+    it is not asked for, since this machine calls it by its address.
+    """
     import http.client
 
-    connection, path = _connection(url)
+    connection, path = _connection(url, cert_file)
     try:
         connection.request("GET", f"{path}/-/readyz", headers={"Connection": "close"})
         answer = connection.getresponse()
@@ -74,7 +79,7 @@ def ask(url: str) -> Verdict:
     return Verdict(True, url, answer.status, "takes requests")
 
 
-def _connection(url: str) -> tuple[HTTPConnection, str]:
+def _connection(url: str, cert_file: Path | None) -> tuple[HTTPConnection, str]:
     """A connection, not yet made, to the host of a URL, and the path in it. No proxy of the environment is used."""
     from http.client import HTTPConnection, HTTPSConnection
     from urllib.parse import urlsplit
@@ -88,7 +93,12 @@ def _connection(url: str) -> tuple[HTTPConnection, str]:
         raise FluxenError("--url is no address of a gateway", hint="such as http://127.0.0.1:8080")
     if parts.scheme == "http":
         return HTTPConnection(parts.hostname, port or 80, timeout=TIMEOUT), parts.path
-    from fluxen.gateway.certificates import client_context, trust
+    if cert_file is not None:
+        from fluxen.gateway.listening import client_of
 
-    context = client_context(trust(os.environ))
+        context = client_of(cert_file)
+    else:
+        from fluxen.gateway.certificates import client_context, trust
+
+        context = client_context(trust(os.environ))
     return HTTPSConnection(parts.hostname, port or 443, timeout=TIMEOUT, context=context), parts.path

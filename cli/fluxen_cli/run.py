@@ -135,9 +135,10 @@ def _prepare(config: Path | None, caller: Caller) -> tuple[Loaded, ClientKey]:
     private = {
         "bind_address": Address("127.0.0.1", 0),
         "workers": 1,
+        "tls": None,  # the way is from this machine to itself, and its certificates are others' names
         "shutdown_timeout_ms": min(server.shutdown_timeout_ms, _STRAGGLERS_MS),
     }
-    changed = loaded.config.model_copy(update={"server": server.model_copy(update=private)})
+    changed = loaded.config.model_copy(update={"server": server.model_copy(update=private), "admin": None})
     return replace(loaded, config=changed), ClientKey("", caller.team, caller.project, caller.tags)
 
 

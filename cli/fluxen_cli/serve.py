@@ -73,9 +73,10 @@ def command(
         for warning in snapshot.warnings:
             output.note(f"warning: {output.visible(warning)}")
         place = str(ledger_folder(snapshot.config.data_dir))
-        output.say(welcome(host, bound, upstream_lines(snapshot), place, open_mode=snapshot.open_mode))
+        tls = snapshot.config.server.tls is not None
+        output.say(welcome(host, bound, upstream_lines(snapshot), place, open_mode=snapshot.open_mode, tls=tls))
         if key is not None:
-            output.say(try_it(gateway_url(host, bound), key, snapshot))
+            output.say(try_it(gateway_url(host, bound, tls=tls), key, snapshot))
 
     serve(loaded, os.environ, announce)
 
@@ -131,15 +132,15 @@ def upstream_lines(snapshot: Snapshot) -> list[Line]:
     ]
 
 
-def gateway_url(host: str, port: int) -> str:
+def gateway_url(host: str, port: int, *, tls: bool = False) -> str:
     """Where to call what listens there: on this machine, if it listens on every address."""
     reachable = _WILDCARDS.get(host, host)
-    return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
+    return f"{'https' if tls else 'http'}://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
 
 
-def welcome(host: str, port: int, upstreams: Sequence[Line], ledger: str, *, open_mode: bool) -> str:
+def welcome(host: str, port: int, upstreams: Sequence[Line], ledger: str, *, open_mode: bool, tls: bool = False) -> str:
     """What `serve` says once it listens. A wildcard address is shown as the loopback one: nobody can call 0.0.0.0."""
-    url = gateway_url(host, port)
+    url = gateway_url(host, port, tls=tls)
     listening = f" (listening on {f'[{host}]' if ':' in host else host}:{port})" if host in _WILDCARDS else ""
     text = [f"Fluxen {__version__} serves on {url}{listening}", "", "Point your application here:"]
     spoken = {line.dialect for line in upstreams}

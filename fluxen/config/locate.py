@@ -1,7 +1,7 @@
 """Where data and gateway are, for a command that only reads: without checking the configuration and its secrets.
 
 `fluxen report` runs in a shell that has no provider keys, perhaps beside a file somebody is just editing. All it needs
-of that file is `data_dir`; all that `fluxen health` needs is `server.bind_address`.
+of that file is `data_dir`; all that `fluxen health` needs is where and how the gateway listens.
 """
 
 from __future__ import annotations
@@ -39,6 +39,20 @@ def written_bind_address(file: Path, env: Mapping[str, str]) -> Address | None:
         return parse_address(substitute(str(value), env))
     except ValueError as error:
         raise ConfigError(f"{file}: server.bind_address: {error}", hint=hint) from None
+
+
+def written_certificate(file: Path, env: Mapping[str, str]) -> Path | None:
+    """`server.tls.cert_file` of such a configuration: the gateway speaks HTTPS, if there is one."""
+    hint = "or name it: --url"
+    server = _read(file, "tls", hint).get("server")
+    tls = server.get("tls") if isinstance(server, dict) else None
+    value = tls.get("cert_file") if isinstance(tls, dict) else None
+    if not isinstance(value, str) or not value:
+        return None
+    try:
+        return file.parent.absolute() / expand(substitute(value, env))
+    except ValueError as error:
+        raise ConfigError(f"{file}: server.tls.cert_file: {error}", hint=hint) from None
 
 
 def _read(file: Path, wanted: str, hint: str) -> dict[str, object]:

@@ -11,9 +11,13 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fluxen.errors import ConfigError
+from fluxen.gateway.listening import server_context
+
+if TYPE_CHECKING:
+    from fluxen.config.model import Tls
 
 SYSTEM_BUNDLES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch, Alpine, Gentoo
@@ -61,11 +65,13 @@ def trust(env: Mapping[str, str]) -> Trust:
 
 
 class Authorities:
-    """The TLS contexts of upstreams, one for each store. All are made at the start: later a file may be gone."""
+    """The TLS contexts of upstreams, one for each store, and of the listener. All are made at the start: later a file
+    may be gone."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
         self._contexts: dict[str | None, ssl.SSLContext] = {}
+        self._serving: dict[Tls, ssl.SSLContext] = {}
 
     def context(self, ca_file: str | None) -> ssl.SSLContext:
         """ca_file: these authorities instead of the system's. Raises ConfigError when they can't be read."""
@@ -73,6 +79,14 @@ class Authorities:
         if context is None:
             store = trust(self._env) if ca_file is None else Trust(ca_file, None, "ca_file")
             context = self._contexts[ca_file] = client_context(store)
+        return context
+
+    def serving(self, tls: Tls) -> ssl.SSLContext:
+        """What is spoken to clients. Made before the workers fork, it lets a client that comes back to another one
+        resume its session. Raises ConfigError when certificate or key can't be used."""
+        context = self._serving.get(tls)
+        if context is None:
+            context = self._serving[tls] = server_context(tls)
         return context
 
 

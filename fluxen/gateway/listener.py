@@ -34,9 +34,6 @@ from fluxen.gateway.timers import ticks
 if TYPE_CHECKING:
     from fluxen.gateway.worker import Worker
 
-HEAD_TICKS: Final = ticks(10.0)  # from the first byte of a head to its last (slowloris)
-BODY_TICKS: Final = ticks(60.0)  # silence within a request body
-KEEP_TICKS: Final = ticks(75.0)  # an idle kept-alive connection
 STALL_TICKS: Final = ticks(300.0)  # a client that takes no byte of its answer
 LINGER_TICKS: Final = ticks(2.0)  # silence of a client that was refused and is still sending
 LINGER_MOST: Final = ticks(30.0)  # … and how long it may go on: many look for an answer only when they have sent it all
@@ -97,7 +94,7 @@ class Listener(asyncio.Protocol):
         if peer:
             self.peer = peer[0]
         if self.worker.admit(self):
-            self.worker.wheel.arm(self, KEEP_TICKS)
+            self.worker.wheel.arm(self, self.worker.snapshot.patience.keep_alive)
         else:
             self._refuse(503, "gateway_full", "the gateway has as many connections as it may have")
 
@@ -125,7 +122,7 @@ class Listener(asyncio.Protocol):
         if self._closing:
             self.worker.wheel.arm(self, LINGER_TICKS)
         elif self.exchange is None:
-            self.worker.wheel.arm(self, KEEP_TICKS)
+            self.worker.wheel.arm(self, self.worker.snapshot.patience.keep_alive)
         else:
             self.due = 0
             self.exchange.client_writable(True)
@@ -202,7 +199,7 @@ class Listener(asyncio.Protocol):
             return
         if end < 0:
             if whole and not seen:
-                self.worker.wheel.arm(self, HEAD_TICKS)
+                self.worker.wheel.arm(self, self.worker.snapshot.patience.head)
             self._partial = whole
             return
         self._partial = b""
@@ -226,7 +223,7 @@ class Listener(asyncio.Protocol):
         elif rest:
             self._read_body(rest)
         else:
-            self.worker.wheel.arm(self, BODY_TICKS)
+            self.worker.wheel.arm(self, self.worker.snapshot.patience.body)
 
     def _read_body(self, data: bytes) -> None:
         left = self._body_left
@@ -248,7 +245,7 @@ class Listener(asyncio.Protocol):
         elif behind and not self._closing:
             self._wait(behind)
         elif self._body_open and self._reading and self.exchange is not None:
-            self.worker.wheel.arm(self, BODY_TICKS)
+            self.worker.wheel.arm(self, self.worker.snapshot.patience.body)
 
     def _wait(self, data: bytes) -> None:
         """Keep what came behind the request being answered; reading goes on, so as to see the client leave."""
@@ -272,7 +269,7 @@ class Listener(asyncio.Protocol):
         if not self._reading and self.transport is not None and not self.transport.is_closing():
             self._reading = True
             if self._body_open:
-                self.worker.wheel.arm(self, BODY_TICKS)
+                self.worker.wheel.arm(self, self.worker.snapshot.patience.body)
             self.transport.resume_reading()
 
     # --- llhttp's side
@@ -327,7 +324,7 @@ class Listener(asyncio.Protocol):
             self.worker.wheel.arm(self, STALL_TICKS)  # the transport waits for ever for a client that takes nothing
             transport.close()
         else:
-            self.worker.wheel.arm(self, KEEP_TICKS if self.writable else STALL_TICKS)
+            self.worker.wheel.arm(self, self.worker.snapshot.patience.keep_alive if self.writable else STALL_TICKS)
             if self._waiting is None:
                 self.resume_reading()
             else:

@@ -49,6 +49,8 @@ def serve(
     for upstream in snapshot.upstreams:
         if upstream.origin.scheme == "https":
             authorities.context(upstream.origin.ca_file)
+    if config.server.tls is not None:
+        authorities.serving(config.server.tls)
     PriceBook.shipped()  # read before the workers fork: theirs, too, and the file may be gone for a later one
     temporary = unpacked.folder()
     if temporary is not None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fluxen.config import model as schema
 from fluxen.config.load import Loaded
 from fluxen.errors import ConfigError
+from fluxen.gateway.listening import Patience, address_problems, certificate_warnings, server_context
 from fluxen.gateway.routes import Router, Upstream
 from fluxen.gateway.upstreams import behind_proxy, upstreams_of
 from fluxen.keys.client import OPEN, ClientKey, KeyIndex
@@ -29,6 +30,7 @@ class Snapshot:
     upstreams: tuple[Upstream, ...]
     max_body: int
     body_memory: int
+    patience: Patience
     warnings: tuple[str, ...] = field(default=())
     everyone: ClientKey = OPEN
 
@@ -58,6 +60,15 @@ def build(loaded: Loaded, env: Mapping[str, str], everyone: ClientKey | None = N
     problems += [loaded.problem(where, message) for where, message in wrong]
     if proxy := behind_proxy(upstreams, env):
         problems.append(proxy)
+    problems += [loaded.problem(where, message) for where, message in address_problems(config)]
+    warnings = [*loaded.warnings, *known.warnings]
+    if config.server.tls is not None:
+        try:
+            shown = certificate_warnings(server_context(config.server.tls), config.server.tls)
+            warnings += [loaded.problem(("server", "tls", "cert_file"), message) for message in shown]
+        except ConfigError as error:
+            problems.append(loaded.problem(("server", "tls"), error.message))
+            hint = hint or error.hint
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise ConfigError(f"{loaded.name} has {count}", tuple(problems), hint)
@@ -69,6 +80,7 @@ def build(loaded: Loaded, env: Mapping[str, str], everyone: ClientKey | None = N
         upstreams=tuple(upstreams),
         max_body=config.server.max_body,
         body_memory=config.server.body_memory,
-        warnings=(*loaded.warnings, *known.warnings),
+        patience=Patience.of(config.server),
+        warnings=tuple(warnings),
         everyone=everyone or OPEN,
     )

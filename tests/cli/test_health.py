@@ -112,13 +112,14 @@ def test_no_address_of_a_gateway(fluxen: Fluxen, url: str) -> None:
 
 def test_what_a_configuration_says(fluxen: Fluxen, tmp_path: Path) -> None:
     assert tuple(Server().bind_address) == health.DEFAULT
-    for text, url in (
-        ("", "http://127.0.0.1:8080"),
-        ("server: {bind_address: '[::]:81'}", "http://[::1]:81"),
-        ("server: {bind_address: '10.0.0.7:82'}", "http://10.0.0.7:82"),
+    for text, url, certificate in (
+        ("", "http://127.0.0.1:8080", None),
+        ("server: {bind_address: '[::]:81'}", "http://[::1]:81", None),
+        ("server: {bind_address: '10.0.0.7:82'}", "http://10.0.0.7:82", None),
+        ("server: {tls: {cert_file: tls/a.pem, key_file: b}}", "https://127.0.0.1:8080", tmp_path / "tls" / "a.pem"),
     ):
         (tmp_path / "fluxen.yaml").write_text(text)
-        assert health.described(tmp_path / "fluxen.yaml") == url
+        assert health.described(tmp_path / "fluxen.yaml") == (url, certificate)
     (tmp_path / "fluxen.yaml").write_text("server: {bind_address: 8080}")
     done = fluxen("health")
     assert done.returncode == 3

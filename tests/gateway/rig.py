@@ -13,6 +13,7 @@ import re
 import select
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fluxen.gateway.listening import client_of
 from fluxen.ledger.reader import Reader
 
 PATIENCE = 15.0
@@ -354,16 +356,27 @@ class Answer:
 class Client:
     """A client's raw connection."""
 
-    def __init__(self, port: int, receive_buffer: int | None = None) -> None:
+    def __init__(self, port: int, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.sock = socket.socket()
         if receive_buffer is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(PATIENCE)
         self.sock.connect(("127.0.0.1", port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self._pending = b""
         self.ended = False
         self.was_reset = False
+
+    @classmethod
+    def over(cls, sock: socket.socket) -> Client:
+        """A client on a connection that is made."""
+        client = cls.__new__(cls)
+        client.sock = sock
+        client._pending = b""
+        client.ended = client.was_reset = False
+        return client
 
     def __enter__(self) -> Client:
         return self
@@ -530,6 +543,9 @@ class Gateway:
         self.data_dir = folder / "data"
         self._config = folder / "fluxen.yaml"
         self._config.write_text(config)
+        certificate = re.search(r'cert_file: "([^"]+)"', config)
+        self.tls = client_of(Path(certificate[1])) if certificate else None
+        """How to speak to it, if it speaks HTTPS."""
         self._env = {**env, "FLUXEN_DATA_DIR": str(self.data_dir)}
         self._args = tuple(args)
         self._stderr = folder / "stderr"
@@ -551,7 +567,7 @@ class Gateway:
         until(self._ready, "fluxen serve to be ready", 60)
 
     def _port(self) -> int | None:
-        found = re.search(rb" serves on http://[^\s]*:(\d+)\b", self._stdout.read_bytes())
+        found = re.search(rb" serves on https?://[^\s]*:(\d+)\b", self._stdout.read_bytes())
         if found is None and self.process.poll() is not None:
             raise AssertionError(f"fluxen serve ended with {self.process.returncode}: {self.stderr()}")
         return int(found[1]) if found else None
@@ -562,7 +578,7 @@ class Gateway:
             return found.status == 200
 
     def connect(self, receive_buffer: int | None = None) -> Client:
-        return Client(self.port, receive_buffer)
+        return Client(self.port, receive_buffer, self.tls)
 
     def ask(self, data: bytes, method: bytes = b"POST") -> Answer:
         """One request on a connection of its own."""
@@ -571,7 +587,7 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
 
     @property
     def ledger(self) -> Path:
@@ -612,17 +628,17 @@ class Gateway:
     def stderr(self) -> str:
         return self._stderr.read_text()
 
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of one event, the oldest first."""
+        lines = [json.loads(line) for line in self.stderr().splitlines() if line.startswith("{") and line.endswith("}")]
+        return [line for line in lines if line["event"] == event]
+
     def stdout(self) -> str:
         return self._stdout.read_text()
 
     def journal(self) -> bytes:
         """Every byte under the data folder."""
         return b"".join(path.read_bytes() for path in sorted(self.data_dir.rglob("*")) if path.is_file())
-
-    def logged(self, event: str) -> list[dict[str, Any]]:
-        """The log lines of one event, the oldest first."""
-        lines = [json.loads(line) for line in self.stderr().splitlines() if line.startswith("{") and line.endswith("}")]
-        return [line for line in lines if line["event"] == event]
 
     def stop(self, patience: float = 60) -> None:
         """SIGTERM; it must end with 0 and without a traceback."""

@@ -1,7 +1,7 @@
 """Every wait has an end: connecting, the first byte, silence between bytes, slow clients, idle connections.
 
-Limits that can be configured are tested on a real gateway with small ones. Those that can't (10 s for a head, 75 s of
-idleness) are tested on a real worker in this process whose timer wheel is turned by hand: no test waits for them.
+Limits of upstreams are tested on a real gateway with small ones. Those of clients (10 s for a head, 75 s of idleness)
+are tested on a real worker in this process whose timer wheel is turned by hand: no test waits for them.
 """
 
 from __future__ import annotations
@@ -34,21 +34,16 @@ from gateway.rig import (
 )
 
 from fluxen.config.load import load_config
+from fluxen.config.model import Server
 from fluxen.gateway.certificates import Authorities
-from fluxen.gateway.listener import (
-    BODY_TICKS,
-    HEAD_TICKS,
-    KEEP_TICKS,
-    LINGER_MOST,
-    LINGER_TICKS,
-    STALL_TICKS,
-    Listener,
-)
+from fluxen.gateway.listener import LINGER_MOST, LINGER_TICKS, STALL_TICKS
+from fluxen.gateway.listening import Patience
 from fluxen.gateway.snapshot import build
 from fluxen.gateway.worker import Worker
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.reader import Reader
 
+HEAD_TICKS, BODY_TICKS, KEEP_TICKS = Patience.of(Server())
 UPSTREAM = 'target_url: "{url}", api_key: "' + PROVIDER_KEY + '"'
 CONFIG = f"""
 version: 1
@@ -386,7 +381,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     snapshot = build(load_config(config, {"FLUXEN_DATA_DIR": str(tmp_path / "data")}), {})
     journal = Journal(tmp_path / "data" / "ledger", "node", 0)
     worker = Worker(snapshot, Authorities({}), 0, journal, loop)
-    server = await loop.create_server(lambda: Listener(worker), "127.0.0.1", 0)
+    server = await loop.create_server(worker.listener, "127.0.0.1", 0)
     here = Bench(worker, server.sockets[0].getsockname()[1], tmp_path / "data" / "ledger")
     try:
         yield here
