@@ -22,7 +22,8 @@ FORWARD: Final = 0  # everything Fluxen has no word to say about
 CREDENTIAL, HOST, LENGTH, ENCODING, CONNECTION, EXPECT, UPGRADE, TAGS, DROP = range(1, 10)
 # Forwarded, and looked at:
 CONTENT_TYPE, CONTENT_ENCODING, USER_AGENT, CLIENT_REQUEST_ID, ANTHROPIC_VERSION, ORIGIN, FETCH_SITE = range(10, 17)
-PROXIED, FORWARDED_FOR: Final = 17, 18
+PROXIED: Final = 17
+FORWARDED_FOR: Final = 18
 
 _KINDS: Final[dict[bytes, int]] = {
     b"authorization": CREDENTIAL,
