@@ -16,6 +16,7 @@ from fluxen.gateway.routes import Router, Upstream
 from fluxen.gateway.upstreams import behind_proxy, upstreams_of
 from fluxen.keys.client import OPEN, ClientKey, KeyIndex
 from fluxen.keys.known import Known, known_keys
+from fluxen.keys.tokens import Tokens
 from fluxen.providers.catalogue import load_catalogue
 from fluxen.providers.dialect import dialects
 
@@ -33,6 +34,8 @@ class Snapshot:
     patience: Patience
     warnings: tuple[str, ...] = field(default=())
     everyone: ClientKey = OPEN
+    tokens: Tokens | None = None
+    """Who bears which signed token; None where none is taken."""
 
     @property
     def open_mode(self) -> bool:
