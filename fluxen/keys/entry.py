@@ -62,8 +62,13 @@ class StoredKey(msgspec.Struct, frozen=True, gc=False):
 
     def open_until(self, now: datetime) -> datetime | None:
         """Until when a key that this one replaced still works; None: none does."""
-        ends = [until for one in self.previous if (until := parse_moment(one.until)) > now]
+        ends = [until for one in self.previous if (until := self.until_of(one)) > now]
         return max(ends) if ends and self.revoked is None else None
+
+    def until_of(self, former: Previous) -> datetime:
+        """Until when one of the previous keys works: never longer than this one."""
+        until = parse_moment(former.until)
+        return until if self.ends is None else min(until, self.ends)
 
 
 def moment(at: datetime) -> str:
