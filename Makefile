@@ -49,6 +49,12 @@ kill: $(VENV)/.installed
 soak: $(VENV)/.installed
 	PYTHONPATH=tests $(BIN)/python tests/gateway/soak.py $(ARGS)
 
+# Heads, whole connections, configurations: made up, bent and judged. Ends with 1 when something is found.
+SECONDS ?= 600
+.PHONY: fuzz
+fuzz: $(VENV)/.installed-dev
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS) $(ARGS)
+
 # CPU per request and chunk, memory per stream: nginx, a minimal aiohttp relay and Fluxen in one run (needs nginx, wrk);
 # then the ledger and the analyzer by themselves. Figures as JSON in dist/.
 .PHONY: bench

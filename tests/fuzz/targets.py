@@ -1,0 +1,28 @@
+"""What there is to fuzz, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from fuzz.documents import Documents
+from fuzz.engine import Target
+from fuzz.heads import Heads
+from fuzz.wire import serving
+
+
+def _plain(make: Callable[[Path], Target]) -> Callable[[Path], AbstractContextManager[Target]]:
+    @contextmanager
+    def made(folder: Path) -> Iterator[Target]:
+        yield make(folder)
+
+    return made
+
+
+TARGETS: dict[str, Callable[[Path], AbstractContextManager[Target]]] = {
+    "heads": _plain(Heads),
+    "wire": serving,
+    "yaml": _plain(Documents),
+}
+"""Each is given an empty folder."""
