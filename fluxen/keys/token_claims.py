@@ -120,9 +120,9 @@ def _narrowed(ours: tuple[str, ...] | None, theirs: Sequence[str] | None) -> tup
 
 def _covers(pattern: str, other: str) -> bool:
     """Whether all that `other` matches is matched by `pattern`, for certain. A `*` of the pattern takes in whatever
-    `other` has in that place; of `?` and `[…]` that can't be said when `other` is a pattern, too."""
-    if pattern == other:
-        return True
-    if any(character in other for character in "*?[") and any(character in pattern for character in "?["):
+    `other` has in that place, its letters only the same; of `?` and `[…]` nothing is said when `other` is a pattern."""
+    if pattern == other or not pattern.strip("*"):
+        return bool(pattern)
+    if "[" in other or (("*" in other or "?" in other) and ("?" in pattern or "[" in pattern)):
         return False
     return fnmatch.fnmatchcase(other, pattern)
