@@ -136,7 +136,7 @@ def _serve(prepare: Prepare, env: Mapping[str, str], announce: Announce | None, 
         from fluxen.gateway.server import serve
 
         loaded, everyone = prepare()
-        serve(loaded, env, started, everyone=everyone, parent=parent)
+        serve(_quiet(loaded), env, started, everyone=everyone, parent=parent)
     except FluxenError as error:
         problems = error.problems if isinstance(error, ConfigError) else None
         _tell(tell, {"message": error.message, "hint": error.hint, "problems": problems, "code": error.exit_code})
@@ -145,6 +145,14 @@ def _serve(prepare: Prepare, env: Mapping[str, str], announce: Announce | None, 
         _tell(tell, {"message": f"{error.strerror or error}{where}"})
     except Exception:  # noqa: BLE001 - a bug must be seen, and nobody sees what this process prints
         _tell(tell, {"bug": traceback.format_exc()})
+
+
+def _quiet(loaded: Loaded) -> Loaded:
+    """The same, but without a line for each request: the terminal is the command's."""
+    from dataclasses import replace
+
+    log = loaded.config.log.model_copy(update={"requests": False})
+    return replace(loaded, config=loaded.config.model_copy(update={"log": log}))
 
 
 def _tell(pipe: int, answer: Mapping[str, object]) -> None:

@@ -90,6 +90,7 @@ class Row:
         end.response_bytes = max(0, self._response_bytes)
         end.upstream_request_id = self._upstream_request_id
         worker, opening = self._worker, self._opening
+        worker.answered[self._status // 100] += 1
         worker.accountant.account(
             end, self._upstream, self._meter, billable=self._t_sent > 0.0 and opening.is_post,
             answered=self._answering, complete=complete,

@@ -26,14 +26,17 @@ from fluxen.gateway.head import HeaderKinds
 from fluxen.gateway.listener import Listener
 from fluxen.gateway.opening import Openings
 from fluxen.gateway.pool import Origin, Pool
-from fluxen.gateway.row import RequestLog
+from fluxen.gateway.request_log import RequestLog
 from fluxen.gateway.snapshot import Snapshot
 from fluxen.gateway.timers import TimerWheel
+from fluxen.gateway.tls import TlsConnection
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.record import Begin, End
-
 from fluxen.telemetry.log import Log
 from fluxen.telemetry.metrics import Metrics
+from fluxen.telemetry.secrets import Secrets
+from fluxen.telemetry.settings import Settings
+
 _LAST_WORDS = 0.3
 """Seconds between the end of accepting and the closing of idle connections: a request may be on its way on one."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -49,12 +52,12 @@ class Worker:
         number: int,
         journal: Journal,
         loop: asyncio.AbstractEventLoop,
-    ) -> None:
         log: Log | None = None,
         metrics: Metrics | None = None,
-        self.snapshot = snapshot
+    ) -> None:
         self.log = log or Log(f"worker {number}")
         self.metrics = metrics or Metrics(number + 1)
+        self.snapshot = snapshot
         self.authorities = authorities
         self.number = number
         self.journal = journal
@@ -66,7 +69,9 @@ class Worker:
         self.body_bytes = 0
         self.draining = False
         self.refused: dict[str, int] = {}
-        self.request_log: RequestLog | None = None
+        self.request_log = RequestLog(self.log) if self.log.requests else None
+        self.answered = [0] * 10
+        """Rows by the class of their status (200 to 299: 2)."""
         self.wall_offset = time.time() - time.perf_counter()
         self._published: dict[str, int] = {}
         self._pools: dict[Origin, Pool] = {}
@@ -76,8 +81,14 @@ class Worker:
         server = snapshot.config.server
         self._max_connections = -(-server.max_connections // server.workers)
         self._empty: asyncio.Future[None] | None = None
+        self.tls = None if server.tls is None else authorities.serving(server.tls)
 
     # --- for listeners
+
+    def listener(self) -> asyncio.Protocol:
+        """For a connection that was just accepted."""
+        listener = Listener(self)
+        return listener if self.tls is None else TlsConnection(self, self.tls, listener)
 
     def admit(self, listener: Listener) -> bool:
         """Whether there is room for another connection. Only one that was admitted takes room."""
@@ -158,10 +169,18 @@ class Worker:
         else:
             self.log.notice(event, reason=reason)
 
+    def take_log(self, settings: Settings, secrets: Secrets) -> None:
+        """Other settings of the log, and the secrets of another configuration."""
+        self.log.change(settings, secrets)
+        self.request_log = RequestLog(self.log) if self.log.requests else None
+
     def count_refused(self, code: str, client_ip: str | None = None) -> None:
         """Somebody unknown, or what was no request: no row, but a count and a line at a bounded rate."""
         self.refused[code] = self.refused.get(code, 0) + 1
         self.log.notice("refused", about=code, code=code, client_ip=client_ip)
+
+    def tell(self, *message: object) -> None:
+        """Say something to the supervisor: plain values, the first is the name of its handler."""
 
     def ready(self) -> bool:
         return not self.draining
@@ -178,7 +197,7 @@ class Worker:
         self.wheel.start(loop)
         housekeeping = loop.create_task(self._housekeeping())
         queue = listening.dup()
-        server = await loop.create_server(lambda: Listener(self), sock=listening, backlog=4096)
+        server = await loop.create_server(self.listener, sock=listening, backlog=4096)
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
@@ -192,6 +211,8 @@ class Worker:
         self.wheel.stop()
         self._commit()
         self.journal.close()
+        self.publish()
+        self.log.close()
 
     async def _housekeeping(self) -> None:
         told = 0
@@ -199,18 +220,9 @@ class Worker:
             await asyncio.sleep(1.0)
             self.wall_offset = time.time() - time.perf_counter()
             self.journal.tick()
-        self.publish()
-        self.log.close()
             if self.journal.lost > told:
                 self.log.notice("ledger", reason=self.journal.error, lost=self.journal.lost)
                 told = self.journal.lost
-
-    async def _accept_queued(self, queue: socket.socket) -> None:
-        """Connections that the kernel has accepted for us are answered, not reset."""
-        queue.setblocking(False)
-        with queue:
-            while True:
-                try:
             self.log.tick()
             self.publish()
 
@@ -222,13 +234,21 @@ class Worker:
         slot.set("body_bytes", self.body_bytes)
         counted = {"ledger_lost": self.journal.lost, "log_dropped": self.log.dropped}
         counted |= {f"refused_{code}": count for code, count in self.refused.items()}
+        counted |= {f"requests_{number}xx": self.answered[number] for number in range(1, 6)}
         for name, count in counted.items():
             slot.count(name, count - self._published.get(name, 0))
         self._published = counted
+
+    async def _accept_queued(self, queue: socket.socket) -> None:
+        """Connections that the kernel has accepted for us are answered, not reset."""
+        queue.setblocking(False)
+        with queue:
+            while True:
+                try:
                     accepted, _ = queue.accept()
                 except OSError:
                     return
-                await self.loop.connect_accepted_socket(lambda: Listener(self), accepted)
+                await self.loop.connect_accepted_socket(self.listener, accepted)
 
     async def _drain(self) -> None:
         """Let requests finish, within shutdown_timeout_ms."""

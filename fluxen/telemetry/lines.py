@@ -19,8 +19,8 @@ TRACE: Final = 2600
 """… and of a traceback, of which the end says most."""
 _LINE: Final = 4000
 
-_RED, _YELLOW, _GREEN, _DIM, _BOLD, _PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[2m", "\x1b[1m", "\x1b[0m"
-_COLOURS: Final = {"debug": _DIM, "info": "", "warning": _YELLOW, "error": _RED}
+RED, YELLOW, GREEN, DIM, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[2m", "\x1b[0m"
+_COLOURS: Final = {"debug": DIM, "info": "", "warning": YELLOW, "error": RED}
 _SHOWN: Final = {"debug": "debug", "info": "info", "warning": "WARN", "error": "ERROR"}
 _HIDDEN: Final = re.compile(r"[^\x20-\x7e]")
 _BARE: Final = re.compile(r"[A-Za-z0-9_./:@$*+%~,-]+")
@@ -65,8 +65,7 @@ class Clock:
                 if self._local
                 else time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
             )
-        thousandths = f"{self._prefix}.{int((moment - second) * 1000):03d}"
-        return thousandths if self._local else thousandths + "Z"
+        return self._prefix if self._local else f"{self._prefix}.{int((moment - second) * 1000):03d}Z"
 
 
 def json_line(ts: str, level: str, process: str, event: str, fields: Mapping[str, Value]) -> bytes:
@@ -86,7 +85,7 @@ def _cut(name: str, value: Value) -> Value:
 
 
 def console_line(ts: str, level: str, process: str, event: str, fields: Mapping[str, Value], *, colour: bool) -> bytes:
-    """`14:05:09.123  WARN   unreachable: connection refused  upstream=openai  (worker 0)`"""
+    """`14:05:09 WARN  unreachable: connection refused  upstream=openai  (worker 0)`"""
     shown = dict(fields)
     said = [str(text) for text in (shown.pop("message", None), shown.pop("reason", None)) if text]
     trace = shown.pop("traceback", None)
@@ -95,10 +94,10 @@ def console_line(ts: str, level: str, process: str, event: str, fields: Mapping[
     tail = f"  {rest}" if rest else ""
     lines = f"\n{trace}" if trace else ""
     if not colour:
-        line = f"{ts}  {_SHOWN[level]:<5}  {text}{tail}  ({process}){lines}"
+        line = f"{ts} {_SHOWN[level]:<5} {text}{tail}  ({process}){lines}"
     else:
         tint = _COLOURS[level]
-        line = f"{_DIM}{ts}{_PLAIN}  {tint}{_SHOWN[level]:<5}  {text}{_PLAIN}{tail}  {_DIM}({process}){_PLAIN}{lines}"
+        line = f"{DIM}{ts}{PLAIN} {tint}{_SHOWN[level]:<5} {text}{PLAIN}{tail}  {DIM}({process}){PLAIN}{lines}"
     return line.encode("utf-8", "replace")[:_LINE] + b"\n"
 
 

@@ -132,13 +132,17 @@ class Log:
     def tick(self) -> None:
         """Called about once a second: say what was held back, and try again what was not taken."""
         if self._held:
-            now = time.monotonic()
-            for kind in [kind for kind in self._held if now - self._last.get(kind, 0.0) >= NOTICE_SECONDS]:
-                count, level, fields = self._held.pop(kind)
-                self._last[kind] = now
-                self._say(level, kind[0], {**fields, "more": count - 1} if count > 1 else dict(fields))
+            self._say_held(NOTICE_SECONDS)
         if self._buffer or self.dropped > self._confessed:
             self.flush()
+
+    def _say_held(self, after: float) -> None:
+        """Say what was held back for `after` seconds."""
+        now = time.monotonic()
+        for kind in [kind for kind in self._held if now - self._last.get(kind, 0.0) >= after]:
+            count, level, fields = self._held.pop(kind)
+            self._last[kind] = now
+            self._say(level, kind[0], {**fields, "more": count - 1} if count > 1 else dict(fields))
 
     def clean(self, text: str) -> str:
         """A text as it may stand in a line. The same texts come again and again: they are looked at once."""
@@ -239,7 +243,8 @@ class Log:
             self._buffer += line[taken:]
 
     def close(self, patience: float = 0.2) -> None:
-        """Write what waits; give up after `patience` seconds."""
+        """Say what was held back, and write what waits; give up after `patience` seconds."""
+        self._say_held(0.0)
         deadline = time.monotonic() + patience
         self.flush()
         while self._buffer and time.monotonic() < deadline:

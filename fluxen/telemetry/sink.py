@@ -25,7 +25,7 @@ PIPE_BUF: Final = getattr(select, "PIPE_BUF", 512)
 class Sink:
     """Takes whole lines. Made before the fork, or in each process: both work."""
 
-    __slots__ = ("_descriptor", "_most", "_send", "terminal")
+    __slots__ = ("_descriptor", "_most", "_send", "close", "terminal")
 
     def __init__(self, descriptor: int) -> None:
         """Raises nothing: what can't be written to takes nothing."""
@@ -33,17 +33,21 @@ class Sink:
         self._descriptor = descriptor
         self._most = PIPE_BUF
         self._send: Callable[[bytes | bytearray], int] = self._asking
+        self.close: Callable[[], None] = lambda: None
+        """Closes what was opened here; the descriptor itself is not ours."""
         with contextlib.suppress(OSError):
             self.terminal = os.isatty(descriptor)
             kind = os.fstat(descriptor).st_mode
-            if stat.S_ISREG(kind):
+            if stat.S_ISREG(kind) or (stat.S_ISCHR(kind) and not self.terminal):  # … such as /dev/null
                 self._most, self._send = 1 << 20, self._plainly
             elif stat.S_ISSOCK(kind):
-                self._send = _sending(socket.socket(fileno=os.dup(descriptor)))
+                sock = socket.socket(fileno=os.dup(descriptor))
+                self._send, self.close = _sending(sock), sock.close
             elif (stat.S_ISFIFO(kind) or self.terminal) and os.path.exists("/proc/self/fd"):  # noqa: PTH110
                 again = f"/proc/self/fd/{descriptor}"
                 self._descriptor = os.open(again, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-                self._send = self._plainly
+                again_open = self._descriptor
+                self._send, self.close = self._plainly, lambda: os.close(again_open)
 
     def write(self, lines: bytes | bytearray) -> int:
         """Write as much of these whole lines as is taken now; how many bytes that was. -1: refused, not put off."""
@@ -70,7 +74,7 @@ class Sink:
     def _asking(self, lines: bytes | bytearray) -> int:
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
-        if not any(event & select.POLLOUT for _, event in poll.poll(0)):
+        if not poll.poll(0):
             raise BlockingIOError
         return os.write(self._descriptor, lines)
 
