@@ -75,7 +75,7 @@ def configuration(loaded: Loaded, snapshot: Snapshot) -> Iterator[Finding]:
 
 def port(snapshot: Snapshot) -> Finding:
     """Free, or taken by a Fluxen that answers."""
-    from fluxen.gateway.supervisor import bind
+    from fluxen.gateway.bindings import bind
     from fluxen_cli import readiness
     from fluxen_cli.serve import gateway_url
 

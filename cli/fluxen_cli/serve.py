@@ -70,15 +70,13 @@ def command(
     key = _first_key(loaded) if first_key else None
 
     def announce(snapshot: Snapshot, host: str, bound: int) -> None:
-        for warning in snapshot.warnings:
-            output.note(f"warning: {output.visible(warning)}")
         place = str(ledger_folder(snapshot.config.data_dir))
         tls = snapshot.config.server.tls is not None
         output.say(welcome(host, bound, upstream_lines(snapshot), place, open_mode=snapshot.open_mode, tls=tls))
         if key is not None:
             output.say(try_it(gateway_url(host, bound, tls=tls), key, snapshot))
 
-    serve(loaded, os.environ, announce)
+    serve(loaded, os.environ, announce, settle=lambda again: override(again, bind, port, workers))
 
 
 def _first_key(loaded: Loaded) -> str | None:

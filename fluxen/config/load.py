@@ -52,6 +52,8 @@ class Loaded:
     document: Document
     options: Mapping[Where, str] = field(default_factory=dict)
     """Settings that options of the command line gave instead of the file, and what those are called."""
+    files: frozenset[Path] = frozenset()
+    """What it refers to."""
 
     def position(self, where: Where) -> str:
         """'fluxen.yaml:12:5' of ('upstreams', 'openai', 'target_url'), or of the nearest thing around it."""
@@ -109,7 +111,7 @@ def load_bytes(raw: bytes, env: Mapping[str, str], path: Path | None, *, files: 
     written = config.data_dir if "data_dir" in config.model_fields_set else None
     config = config.model_copy(update={"data_dir": paths.data_dir(written, env)})
     warnings = tuple(warning.render(name) for warning in sorted(_warnings(config, document), key=_order))
-    return Loaded(config, path, warnings, document)
+    return Loaded(config, path, warnings, document, files=frozenset(sources.files))
 
 
 def _order(problem: Problem) -> tuple[int, int, str, str]:

@@ -176,7 +176,7 @@ def bind(host: str, port: int, count: int, mine: set[str] | None = None) -> list
                 if port:
                     probe.listen(1)
         elif _listening(port) - mine:
-            raise OSError(errno.EADDRINUSE, "in use")
+            raise OSError(errno.EADDRINUSE, "in use")  # noqa: TRY301 - as if the system had said so
         for _ in range(count):
             sock = socket.socket(family, socket.SOCK_STREAM)
             sockets.append(sock)

@@ -39,6 +39,7 @@ class Pool:
         self.tls = tls
         self.connections: set[UpstreamConnection] = set()
         self._idle: deque[UpstreamConnection] = deque()
+        self._retired = False
 
     def take(self) -> UpstreamConnection | None:
         """An idle connection, or None."""
@@ -49,7 +50,15 @@ class Pool:
                 return connection
         return None
 
+    def retire(self) -> None:
+        """No reload left a use for it: connections in use finish what they do, and none is kept."""
+        self._retired = True
+        self.close_idle()
+
     def put(self, connection: UpstreamConnection) -> None:
+        if self._retired:
+            connection.abandon()
+            return
         self._idle.append(connection)
         self.wheel.arm(connection, _IDLE_TICKS)
         if len(self._idle) > IDLE_CONNECTIONS:

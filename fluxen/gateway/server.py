@@ -11,10 +11,15 @@ from fluxen.analyzer.prices import PriceBook
 from fluxen.config.load import Loaded
 from fluxen.errors import LedgerError
 from fluxen.gateway import unpacked, worker
+from fluxen.gateway.bindings import Bindings
 from fluxen.gateway.certificates import Authorities
+from fluxen.gateway.channel import Channel
+from fluxen.gateway.conductor import Conductor
+from fluxen.gateway.listening import shared
+from fluxen.gateway.reload import Reloader, Settle
 from fluxen.gateway.secrets import secrets_of
 from fluxen.gateway.snapshot import Snapshot, build
-from fluxen.gateway.supervisor import Supervisor
+from fluxen.gateway.supervisor import Child, Supervisor, raise_file_limit
 from fluxen.keys.client import ClientKey
 from fluxen.ledger.journal import probe
 from fluxen.telemetry.log import Log
@@ -27,14 +32,16 @@ def serve(
     env: Mapping[str, str],
     started: Callable[[Snapshot, str, int], None],
     *,
+    settle: Settle | None = None,
     everyone: ClientKey | None = None,
     parent: int | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
-    started(snapshot, host, port) is called once connections are accepted. everyone: open mode whatever api_keys say,
-    and rows name every caller so. parent: the PID of the process that forked this one; the end of it ends this one,
-    too. Raises ConfigError, AddressInUseError, LedgerError.
+    started(snapshot, host, port) is called once connections are accepted. settle: what the command line says over a
+    configuration that is read again; None: a gateway of a command's own, which is not reloaded and which no other
+    command hears of. everyone: open mode whatever api_keys say, and rows name every caller so. parent: the PID of the
+    process that forked this one; the end of it ends this one, too. Raises ConfigError, AddressInUseError, LedgerError.
     """
     log_settings = settings_of(loaded.config.log, env)
     snapshot = build(loaded, env, everyone)
@@ -57,23 +64,41 @@ def serve(
         unpacked.hold(temporary)
         parent = parent or os.getppid()
 
-    def accepting() -> None:
-        started(snapshot, *supervisor.address)
-        _ready(env)
-
     server = config.server
     log = Log("supervisor", log_settings, secrets=secrets_of(snapshot), colour=not env.get("NO_COLOR"))
     metrics = Metrics(server.workers)
-    supervisor = Supervisor(
-        server.host, server.port, server.workers, server.shutdown_timeout_ms / 1000, log, metrics, parent
+    raise_file_limit()
+    bindings = Bindings(server.workers)
+    bindings.use(bindings.prepare(server.bind_address))
+    if config.admin is not None and not shared(config):
+        bindings.use(bindings.prepare(config.admin.bind_address, admin=True), admin=True)
+    public = bindings.current()
+    assert public is not None
+    address = public.address
+    conductor = Conductor(
+        snapshot, authorities, bindings, log, metrics,
+        reloader=None if settle is None else Reloader(loaded, snapshot, env, settle, authorities),
+    )  # fmt: skip
+    supervisor = Supervisor(conductor, log, metrics, parent)
+
+    def accepting() -> None:
+        for warning in snapshot.warnings:
+            log.warning("configuration", message=warning)
+        started(snapshot, *address)
+        _ready(env)
+
+    def work(number: int) -> Callable[[Channel, int], None]:
+        return lambda channel, life: worker.run(
+            conductor.snapshot, authorities, number, folder, bindings.of_worker(number), channel, life,
+            log.child(f"worker {number}"), metrics,
+        )  # fmt: skip
+
+    resident = temporary is not None
+    compactor = Child(
+        "compactor", lambda _, life: _compact(snapshot, life, log.child("compactor"), resident=resident), talks=False
     )
-    supervisor.run(
-        lambda number, listening, life: worker.run(
-            snapshot, authorities, number, folder, listening, life, log.child(f"worker {number}"), metrics
-        ),
-        lambda life: _compact(snapshot, life, log.child("compactor"), resident=temporary is not None),
-        accepting,
-    )
+    workers = [Child(f"worker {number}", work(number), number) for number in range(server.workers)]
+    supervisor.run([compactor, *workers], accepting)
     if temporary is not None and supervisor.orphaned:
         unpacked.remove(temporary)
 

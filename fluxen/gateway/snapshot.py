@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fluxen.config import model as schema
 from fluxen.config.load import Loaded
@@ -15,8 +18,8 @@ from fluxen.gateway.listening import Patience, address_problems, certificate_war
 from fluxen.gateway.routes import Router, Upstream
 from fluxen.gateway.upstreams import behind_proxy, upstreams_of
 from fluxen.keys.client import OPEN, ClientKey, KeyIndex
-from fluxen.keys.known import Known, known_keys
-from fluxen.keys.tokens import Tokens
+from fluxen.keys.known import FILE, Known, StoredKeys, known_keys
+from fluxen.keys.tokens import Tokens, source_of
 from fluxen.providers.catalogue import load_catalogue
 from fluxen.providers.dialect import dialects
 
@@ -36,17 +39,22 @@ class Snapshot:
     everyone: ClientKey = OPEN
     tokens: Tokens | None = None
     """Who bears which signed token; None where none is taken."""
+    key_sets: Mapping[str, bytes] = field(default_factory=dict)
+    """What the issuers' public keys were read from, by `source_of`."""
 
     @property
     def open_mode(self) -> bool:
         return self.keys is None
 
 
-def build(loaded: Loaded, env: Mapping[str, str], everyone: ClientKey | None = None) -> Snapshot:
+def build(
+    loaded: Loaded, env: Mapping[str, str], everyone: ClientKey | None = None, *, stored: StoredKeys = FILE
+) -> Snapshot:
     """Compile a configuration and the keys of its data folder. everyone: open mode whatever keys there are, and who
-    every caller is; what it says goes into rows. Raises ConfigError with every problem."""
+    every caller is; what it says goes into rows. stored: what keys.json holds, for a caller who has read it. Raises
+    ConfigError with every problem."""
     config = loaded.config
-    known = known_keys(loaded) if everyone is None else Known()
+    known = known_keys(loaded, stored) if everyone is None else Known()
     catalogue = load_catalogue()
     problems = list(known.problems)
     hint: str | None = None
@@ -76,14 +84,49 @@ def build(loaded: Loaded, env: Mapping[str, str], everyone: ClientKey | None = N
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise ConfigError(f"{loaded.name} has {count}", tuple(problems), hint)
     keys = None if known.clients is None else KeyIndex(known.clients)
+    return assemble(
+        config, tuple(upstreams), keys, key_sets=_key_sets(config), warnings=tuple(warnings), everyone=everyone or OPEN
+    )
+
+
+def jwks_cache(data_dir: Path, url: str) -> Path:
+    """Where the key set that was fetched from a URL is kept, so that a restart needs no network."""
+    return data_dir / "jwks" / f"{hashlib.sha256(url.encode()).hexdigest()}.json"
+
+
+def _key_sets(config: schema.Config) -> dict[str, bytes]:
+    """The documents with the issuers' public keys, as far as they are there."""
+    found: dict[str, bytes] = {}
+    for issuer in config.api_keys.jwt if config.api_keys else ():
+        source = source_of(issuer)
+        path = issuer.jwks_file or (None if issuer.jwks_url is None else jwks_cache(config.data_dir, issuer.jwks_url))
+        if source is not None and path is not None:
+            with contextlib.suppress(OSError):
+                found[source] = path.read_bytes()
+    return found
+
+
+def assemble(
+    config: schema.Config,
+    upstreams: tuple[Upstream, ...],
+    keys: KeyIndex | None,
+    *,
+    key_sets: Mapping[str, bytes],
+    warnings: tuple[str, ...] = (),
+    everyone: ClientKey = OPEN,
+) -> Snapshot:
+    """A snapshot of parts that are checked already. Reads no file: workers do this, too."""
+    issuers = config.api_keys.jwt if config.api_keys is not None else ()
     return Snapshot(
         config=config,
         keys=keys,
-        router=Router(upstreams, dialects(), catalogue, tells=keys is None),
-        upstreams=tuple(upstreams),
+        router=Router(upstreams, dialects(), load_catalogue(), tells=keys is None),
+        upstreams=upstreams,
         max_body=config.server.max_body,
         body_memory=config.server.body_memory,
         patience=Patience.of(config.server),
-        warnings=tuple(warnings),
-        everyone=everyone or OPEN,
+        warnings=warnings,
+        everyone=everyone,
+        tokens=Tokens(issuers, key_sets) if issuers else None,
+        key_sets=key_sets,
     )

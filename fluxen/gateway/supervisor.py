@@ -1,9 +1,8 @@
-"""The supervisor: it owns the listening sockets and the processes, and serves nothing itself.
+"""The supervisor: it owns the processes, and serves nothing itself.
 
-One SO_REUSEPORT socket per worker, bound here and kept open for the supervisor's whole life: when a worker dies its
-queue waits for the successor. (Closing one of two such listeners reset 21 of 40 queued connections.) Workers and the
-compactor are forked children, so that they share the memory of what is imported; the supervisor has no thread and no
-event loop, which is what makes forking safe.
+Workers, the compactor and the watcher are forked children, so that they share the memory of what is imported; the
+supervisor has no thread and no event loop, which is what makes forking safe. With each child it has a channel; what
+comes and goes there is the conductor's business.
 
 Every child holds the reading end of a pipe whose writing end is only here. However the supervisor ends, the pipe
 closes, and the children finish what they do and end, too. It may itself be bound to the process that started it.
@@ -11,23 +10,21 @@ closes, and the children finish what they do and end, too. It may itself be boun
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import select
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from fluxen.errors import AddressInUseError, FluxenError
+from fluxen.errors import FluxenError
+from fluxen.gateway.channel import Channel
+from fluxen.gateway.conductor import Conductor
 from fluxen.telemetry.log import Log
 from fluxen.telemetry.metrics import Metrics
 
-BACKLOG = 4096
 _RESTART_FIRST = 0.1  # seconds until a dead child's successor, doubled each time it dies young
 _RESTART_MOST = 5.0
 _YOUNG = 10.0
@@ -47,6 +44,13 @@ class Signals:
         for number in _SIGNALS:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._in, warn_on_full_buffer=False)
+
+    def fileno(self) -> int:
+        return self._out
+
+    def read(self) -> bytes:
+        """Those that have come; there must be one."""
+        return os.read(self._out, 64)
 
     def wait(self, limit: float | None) -> int | None:
         """The next signal, or None after `limit` seconds."""
@@ -69,86 +73,109 @@ class Signals:
 
 @dataclass(slots=True)
 class Child:
-    """One process to be kept running. run is its body, called in the fork."""
+    """One process to be kept running. run is its body, called in the fork with its end of the channel, and the reading
+    end of the pipe that tells it to end. worker: its number, if it is one."""
 
     name: str
-    run: Callable[[], None]
+    run: Callable[[Channel, int], None]
+    worker: int | None = None
+    talks: bool = True
+    """Whether it has a channel."""
     pid: int = 0
     started: float = 0.0
     delay: float = _RESTART_FIRST
     due: float = 0.0
     """When to start it again; 0 while it runs."""
+    channel: Channel | None = None
 
 
 class Supervisor:
-    """Runs until SIGTERM or SIGINT, then ends its children in order: workers first, the compactor last.
+    """Runs until SIGTERM or SIGINT, then ends its children in order: workers first, the others last.
 
     parent: end, too, when this process is no longer the parent.
     """
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        workers: int,
-        shutdown_seconds: float,
-        log: Log,
-        metrics: Metrics,
-        parent: int | None = None,
-    ) -> None:
-        _raise_file_limit()
-        self.sockets = bind(host, port, workers)
-        self.address: tuple[str, int] = self.sockets[0].getsockname()[:2]
-        self._shutdown_seconds = shutdown_seconds
+    def __init__(self, conductor: Conductor, log: Log, metrics: Metrics, parent: int | None = None) -> None:
+        self._conductor = conductor
         self._parent = parent
         self._life, self._held = os.pipe()
-        self._workers: list[Child] = []
-        self._compactor: Child | None = None
+        self._children: list[Child] = []
         self._log = log
         self._metrics = metrics
         self._signals = Signals()
 
-    def run(
-        self,
-        worker: Callable[[int, socket.socket, int], None],
-        compactor: Callable[[int], None],
-        started: Callable[[], None],
-    ) -> None:
-        """worker(number, socket, life) and compactor(life) are the children's bodies; started() is called when the
-        children are running."""
-        life = self._life
-        self._compactor = Child("compactor", lambda: compactor(life))
-        self._workers = [
-            Child(f"worker {number}", lambda number=number, sock=sock: worker(number, sock, life))  # type: ignore[misc]
-            for number, sock in enumerate(self.sockets)
-        ]
-        for child in (self._compactor, *self._workers):
+    def run(self, children: Sequence[Child], started: Callable[[], None]) -> None:
+        """started() is called when all the children are running."""
+        self._children = list(children)
+        for child in self._children:
             self._start(child)
         started()
-        while not self.orphaned and self._signals.wait(self._next_look()) not in _STOP:
+        while not self.orphaned:
+            told = self._turn()
+            if any(number in _STOP for number in told):
+                break
+            if signal.SIGHUP in told:
+                self._conductor.reload(again=True)
             self._reap()
-            for child in (self._compactor, *self._workers):
+            for child in self._children:
                 if child.due and child.due <= time.monotonic():
                     self._start(child)
         self._stop()
 
+    def _turn(self) -> bytes:
+        """Wait for something to do, and listen to the children; the signals that came."""
+        poll = select.poll()
+        poll.register(self._signals.fileno(), select.POLLIN)
+        talking = {child.channel.fileno(): child for child in self._children if child.channel is not None}
+        for descriptor, child in talking.items():
+            waiting = child.channel is not None and child.channel.waiting
+            poll.register(descriptor, select.POLLIN | (select.POLLOUT if waiting else 0))
+        limit = self._next_look()
+        ready = poll.poll(None if limit is None else limit * 1000 + 1)
+        for descriptor, _ in ready:
+            if (talker := talking.get(descriptor)) is not None:
+                self._listen(talker)
+        return self._signals.read() if any(descriptor == self._signals.fileno() for descriptor, _ in ready) else b""
+
+    def _listen(self, child: Child) -> None:
+        channel = child.channel
+        if channel is None:
+            return
+        channel.flush()
+        for message, _ in channel.hear():
+            self._conductor.heard(child.worker, message)
+        if channel.ended:  # its end is noted when it is reaped
+            channel.close()
+            child.channel = None
+
     def _start(self, child: Child) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        upper, lower = Channel.pair()
+        if child.talks:
+            child.channel = upper
+            self._conductor.begins(child.worker, upper)
         child.pid = self._signals.fork()
         if child.pid:
             child.started, child.due = time.monotonic(), 0.0
+            lower.close()
+            if not child.talks:
+                upper.close()
+            if child.worker is not None:
+                self._conductor.began(child.worker, child.pid)
             return
         code = 1
         try:
             os.close(self._held)
-            for number, sock in enumerate(self.sockets):
-                if child.name != f"worker {number}":
-                    sock.close()
+            upper.close()
+            for other in self._children:
+                if other.channel is not None:
+                    other.channel.close()
+            self._conductor.in_child(child.worker)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            if child is self._compactor:
+            if child.worker is None:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the pipe, after the workers
-            child.run()
+            child.run(lower, self._life)
             code = 0
         except FluxenError as error:
             self._log.child(child.name).error("failed", reason=error.message, hint=error.hint)
@@ -165,17 +192,17 @@ class Supervisor:
         return self._parent is not None and os.getppid() != self._parent
 
     def _next_look(self) -> float | None:
-        """Seconds until there is something to do without a signal."""
-        assert self._compactor is not None
-        due = [child.due - time.monotonic() for child in (self._compactor, *self._workers) if child.due]
+        """Seconds until there is something to do without a signal or a message."""
+        due = [child.due - time.monotonic() for child in self._children if child.due]
         if self._parent is not None:
             due.append(_PARENT_SECONDS)
+        if (look := self._conductor.look()) is not None:
+            due.append(look)
         return max(0.0, min(due)) if due else None
 
     def _reap(self) -> None:
         """Note the dead, and when their successors are due."""
-        assert self._compactor is not None
-        children = {child.pid: child for child in (self._compactor, *self._workers)}
+        children = {child.pid: child for child in self._children}
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -186,6 +213,12 @@ class Supervisor:
             child = children.get(pid)
             if child is None:
                 continue
+            self._listen(child)  # its last words
+            if child.channel is not None:
+                child.channel.close()
+                child.channel = None
+            if child.talks:
+                self._conductor.ended(child.worker)
             now = time.monotonic()
             child.delay = min(child.delay * 2, _RESTART_MOST) if now - child.started < _YOUNG else _RESTART_FIRST
             child.pid, child.due = 0, now + child.delay
@@ -195,15 +228,15 @@ class Supervisor:
             )
 
     def _stop(self) -> None:
-        for sock in self.sockets:
-            sock.close()
-        for child in self._workers:
+        self._conductor.bindings.close()
+        workers = [child for child in self._children if child.worker is not None]
+        for child in workers:
             if child.pid:
                 os.kill(child.pid, signal.SIGTERM)
-        self._await(self._workers, self._shutdown_seconds + _GRACE)
+        self._await(workers, self._conductor.snapshot.config.server.shutdown_timeout_ms / 1000 + _GRACE)
         os.close(self._held)
-        assert self._compactor is not None
-        self._await([self._compactor], _COMPACTOR_GRACE)
+        self._await([child for child in self._children if child.worker is None], _COMPACTOR_GRACE)
+        self._conductor.close()
 
     def _await(self, children: list[Child], limit: float) -> None:
         """Wait for these to end, and kill what has not ended in time, or when told to stop once more."""
@@ -226,65 +259,13 @@ class Supervisor:
                 deadline = time.monotonic()
 
 
-def bind(host: str, port: int, count: int) -> list[socket.socket]:
-    """`count` sockets listening on one address. Raises AddressInUseError, or FluxenError for any other reason."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:  # alone: would another process share the port?
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            if port:
-                probe.listen(1)
-        sockets: list[socket.socket] = []
-        for _ in range(count):
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind((host, port))
-            port = port or sock.getsockname()[1]
-            sock.listen(BACKLOG)
-            sockets.append(sock)
-    except OSError as error:
-        shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        if error.errno == errno.EADDRINUSE:
-            owner = _owner(port)
-            raise AddressInUseError(
-                f"address {shown} is in use{f' by PID {owner}' if owner else ''}", hint="choose another: --port 8081"
-            ) from None
-        raise FluxenError(f"can't listen on {shown}: {error.strerror or error}") from None
-    return sockets
-
-
-def _owner(port: int) -> int | None:
-    """The process that listens on a port, where /proc tells: the eldest of them, if it has handed the socket on."""
-    inodes = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            lines = Path(table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split()
-            if fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port:
-                inodes.add(f"socket:[{fields[9]}]")
-    parents: dict[int, int] = {}
-    for folder in Path("/proc").glob("[0-9]*/fd"):
-        try:
-            if any(str(link.readlink()) in inodes for link in folder.iterdir()):
-                stat = (folder.parent / "stat").read_text()
-                parents[int(folder.parent.name)] = int(stat.rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    return next((pid for pid, parent in parents.items() if parent not in parents), None)
-
-
 def _how(status: int) -> str:
     if os.WIFSIGNALED(status):
         return signal.Signals(os.WTERMSIG(status)).name
     return f"exit {os.waitstatus_to_exitcode(status)}"
 
 
-def _raise_file_limit() -> None:
+def raise_file_limit() -> None:
     """Each request in flight needs two descriptors: take as many as we may have."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

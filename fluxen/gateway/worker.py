@@ -21,15 +21,20 @@ import uvloop
 
 from fluxen.gateway.accountant import Accountant
 from fluxen.gateway.certificates import Authorities
+from fluxen.gateway.channel import Channel
+from fluxen.gateway.credentials import Parking
 from fluxen.gateway.exchange import Exchange
+from fluxen.gateway.follower import Follower, Opened
 from fluxen.gateway.head import HeaderKinds
 from fluxen.gateway.listener import Listener
 from fluxen.gateway.opening import Openings
 from fluxen.gateway.pool import Origin, Pool
 from fluxen.gateway.request_log import RequestLog
+from fluxen.gateway.secrets import secrets_of
 from fluxen.gateway.snapshot import Snapshot
 from fluxen.gateway.timers import TimerWheel
 from fluxen.gateway.tls import TlsConnection
+from fluxen.gateway.update import Update
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.record import Begin, End
 from fluxen.telemetry.log import Log
@@ -54,7 +59,11 @@ class Worker:
         loop: asyncio.AbstractEventLoop,
         log: Log | None = None,
         metrics: Metrics | None = None,
+        *,
+        doors: Opened = (),
+        channel: Channel | None = None,
     ) -> None:
+        """doors: where to listen. channel: to the supervisor, if there is one."""
         self.log = log or Log(f"worker {number}")
         self.metrics = metrics or Metrics(number + 1)
         self.snapshot = snapshot
@@ -64,11 +73,15 @@ class Worker:
         self.loop = loop
         self.wheel = TimerWheel()
         self.openings = Openings(snapshot, HeaderKinds())
+        self.rejected = False
+        """Whether the configuration on disk can't be used, and the one before stays in force."""
+        self._origins = {upstream.origin for upstream in snapshot.upstreams}
         self.accountant = Accountant()
         self.price_version = self.accountant.price_version
         self.body_bytes = 0
         self.draining = False
         self.refused: dict[str, int] = {}
+        self.parking = Parking(self.tell, self.notice)
         self.request_log = RequestLog(self.log) if self.log.requests else None
         self.answered = [0] * 10
         """Rows by the class of their status (200 to 299: 2)."""
@@ -78,12 +91,35 @@ class Worker:
         self._listeners: set[Listener] = set()
         self._saying: list[Exchange] = []
         self._connecting: set[asyncio.Task[None]] = set()
-        server = snapshot.config.server
-        self._max_connections = -(-server.max_connections // server.workers)
         self._empty: asyncio.Future[None] | None = None
-        self.tls = None if server.tls is None else authorities.serving(server.tls)
+        tls = snapshot.config.server.tls
+        self.tls = None if tls is None else authorities.serving(tls)
+        self.follower = Follower(self, doors, channel)
+
+    # --- for the supervisor
+
+    def take(self, update: Update) -> None:
+        """Go over to another configuration, between two requests: one that has begun keeps that it began with."""
+        snapshot = update.applied(self.snapshot)
+        self.authorities.learn(update.stores)
+        tls = snapshot.config.server.tls
+        if tls is not None and update.chain is not None:
+            self.tls = self.authorities.show(tls, update.chain.certificate, update.chain.key)
+        else:
+            self.tls = None
+        self._origins = {upstream.origin for upstream in snapshot.upstreams}
+        self.snapshot, self.openings = snapshot, Openings(snapshot, HeaderKinds())
+        for origin in [*self._pools]:
+            if origin not in self._origins or (origin.scheme == "https" and origin.ca_file in update.stores):
+                self._pools.pop(origin).retire()
+        self.journal.segment_seconds = float(snapshot.config.ledger.segment_seconds)
+        self.take_log(update.log, secrets_of(snapshot))
 
     # --- for listeners
+
+    def admin_listener(self) -> asyncio.Protocol:
+        """The same on the address of Fluxen's own endpoints."""
+        return self.listener()
 
     def listener(self) -> asyncio.Protocol:
         """For a connection that was just accepted."""
@@ -92,7 +128,8 @@ class Worker:
 
     def admit(self, listener: Listener) -> bool:
         """Whether there is room for another connection. Only one that was admitted takes room."""
-        if len(self._listeners) >= self._max_connections:
+        server = self.snapshot.config.server
+        if len(self._listeners) >= -(-server.max_connections // server.workers):
             return False
         self._listeners.add(listener)
         return True
@@ -108,7 +145,11 @@ class Worker:
         pool = self._pools.get(origin)
         if pool is None:
             tls = self.authorities.context(origin.ca_file) if origin.scheme == "https" else None
-            pool = self._pools[origin] = Pool(origin, self.wheel, tls)
+            pool = Pool(origin, self.wheel, tls)
+            if origin in self._origins:
+                self._pools[origin] = pool
+            else:
+                pool.retire()  # of a configuration that is over: nobody will need the connection again
         return pool
 
     def connect(self, exchange: Exchange, pool: Pool, limit: float) -> None:
@@ -180,14 +221,15 @@ class Worker:
         self.log.notice("refused", about=code, code=code, client_ip=client_ip)
 
     def tell(self, *message: object) -> None:
-        """Say something to the supervisor: plain values, the first is the name of its handler."""
+        """Say something to the supervisor: plain values, the first says what it is about (Conductor.heard)."""
+        self.follower.tell(*message)
 
     def ready(self) -> bool:
         return not self.draining
 
     # --- life
 
-    async def serve(self, listening: socket.socket, life: int) -> None:
+    async def serve(self, life: int) -> None:
         """Serve until told to stop (SIGTERM, SIGINT, or the end of the supervisor: EOF on `life`), then drain."""
         loop = self.loop
         stop = asyncio.Event()
@@ -196,16 +238,14 @@ class Worker:
         loop.add_reader(life, stop.set)
         self.wheel.start(loop)
         housekeeping = loop.create_task(self._housekeeping())
-        queue = listening.dup()
-        server = await loop.create_server(self.listener, sock=listening, backlog=4096)
+        await self.follower.start()
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
         await stop.wait()
         loop.remove_reader(life)
         self.draining = True
-        server.close()
-        await self._accept_queued(queue)
+        await self.follower.stop()
         await self._drain()
         housekeeping.cancel()
         self.wheel.stop()
@@ -225,6 +265,7 @@ class Worker:
                 told = self.journal.lost
             self.log.tick()
             self.publish()
+            self.follower.tick()
 
     def publish(self) -> None:
         """Bring what was counted to where all processes see it."""
@@ -238,17 +279,6 @@ class Worker:
         for name, count in counted.items():
             slot.count(name, count - self._published.get(name, 0))
         self._published = counted
-
-    async def _accept_queued(self, queue: socket.socket) -> None:
-        """Connections that the kernel has accepted for us are answered, not reset."""
-        queue.setblocking(False)
-        with queue:
-            while True:
-                try:
-                    accepted, _ = queue.accept()
-                except OSError:
-                    return
-                await self.loop.connect_accepted_socket(self.listener, accepted)
 
     async def _drain(self) -> None:
         """Let requests finish, within shutdown_timeout_ms."""
@@ -275,12 +305,14 @@ def run(
     authorities: Authorities,
     number: int,
     data_dir: Path,
-    listening: socket.socket,
+    doors: Opened,
+    channel: Channel,
     life: int,
     log: Log,
     metrics: Metrics,
 ) -> None:
-    """The body of a worker process. life: the reading end of a pipe that the supervisor holds open."""
+    """The body of a worker process. channel: its end of it. life: the reading end of a pipe that the supervisor holds
+    open."""
     _keep_freed_memory()
     ledger = snapshot.config.ledger
     journal = Journal(
@@ -291,7 +323,7 @@ def run(
         asyncio.set_event_loop(loop)
         log.within(loop)
         loop.run_until_complete(
-            Worker(snapshot, authorities, number, journal, loop, log, metrics).serve(listening, life)
+            Worker(snapshot, authorities, number, journal, loop, log, metrics, doors=doors, channel=channel).serve(life)
         )
     finally:
         loop.close()

@@ -35,9 +35,12 @@ class _Place(Enum):
 FILE: Final = _Place.FILE
 """Read keys.json now, instead of being given what is in it."""
 
+StoredKeys = bytes | Literal[_Place.FILE] | None
+"""What is in keys.json; None: there is no such file."""
 
-def known_keys(loaded: Loaded, raw: bytes | Literal[_Place.FILE] | None = FILE) -> Known:
-    """raw: what is in keys.json, for a caller who has read it (`KeyStore.raw`); None: there is no such file.
+
+def known_keys(loaded: Loaded, raw: StoredKeys = FILE) -> Known:
+    """raw: what is in keys.json, for a caller who has read it (`KeyStore.raw`).
 
     What is wrong comes as lines for ConfigError.problems, so that it is told with everything else.
     """

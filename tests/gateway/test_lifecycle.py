@@ -37,10 +37,10 @@ from gateway.rig import (
 )
 
 from fluxen.config.load import load_config
+from fluxen.gateway.bindings import DoorPlan, bind
 from fluxen.gateway.certificates import Authorities
 from fluxen.gateway.listener import Listener
 from fluxen.gateway.snapshot import build
-from fluxen.gateway.supervisor import bind
 from fluxen.gateway.worker import Worker
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.reader import Reader
@@ -271,11 +271,12 @@ def test_a_worker_that_is_told_to_end_before_it_begins(tmp_path: Path, upstream:
         life, held = os.pipe()
         os.close(held)
         loop = uvloop.new_event_loop()
-        worker = Worker(snapshot, Authorities({}), turn, journal, loop)
+        doors = [(DoorPlan(1, admin=False, retiring=False), listening)]
+        worker = Worker(snapshot, Authorities({}), turn, journal, loop, doors=doors)
 
         if late:
             loop.call_soon(send_once_told, worker, clients)
-        loop.run_until_complete(worker.serve(listening, life))
+        loop.run_until_complete(worker.serve(life))
         loop.close()
         os.close(life)
         for client in clients:
