@@ -146,8 +146,6 @@ def _announce(snapshot: Snapshot, host: str, port: int) -> None:
     from fluxen.config.paths import ledger_folder
     from fluxen_cli.serve import upstream_lines, welcome
 
-    for warning in snapshot.warnings:
-        output.note(f"warning: {output.visible(warning)}")
     place = str(ledger_folder(snapshot.config.data_dir))
     output.note(welcome(host, port, upstream_lines(snapshot), place, open_mode=snapshot.open_mode))
 

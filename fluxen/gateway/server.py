@@ -84,6 +84,8 @@ def serve(
     def accepting() -> None:
         for warning in snapshot.warnings:
             log.warning("configuration", message=warning)
+        for warning in snapshot.warnings:
+            log.warning("configuration", message=warning)
         started(snapshot, *address)
         _ready(env)
 

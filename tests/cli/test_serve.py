@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -78,7 +79,9 @@ def test_warnings_come_on_stderr(start: Start, tmp_path: Path) -> None:
     assert "Clients need a client key" in said
     process.terminate()
     _, err = process.communicate(timeout=60)
-    assert "warning: fluxen.yaml:1:24: api_keys.jwt[0].key: shorter than 32 bytes" in err
+    [line] = [json.loads(line) for line in err.splitlines()]
+    assert (line["level"], line["process"], line["event"]) == ("warning", "supervisor", "configuration")
+    assert line["message"].startswith("fluxen.yaml:1:24: api_keys.jwt[0].key: shorter than 32 bytes")
 
 
 def test_a_bad_file_starts_nothing(fluxen: Fluxen, tmp_path: Path) -> None:
