@@ -22,14 +22,15 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from fluxen.gateway.admission import Fault
+from fluxen.gateway.credentials import Credential
 from fluxen.gateway.head import AnswerHead
+from fluxen.gateway.intake import Intake
 from fluxen.gateway.meter import Meter, meter_for
 from fluxen.gateway.opening import LABEL, Opening
 from fluxen.gateway.own import answer_own
 from fluxen.gateway.peek import Peek, peek
 from fluxen.gateway.reply import CONTINUE, reply
 from fluxen.gateway.routes import NoRoute, Upstream
-from fluxen.gateway.row import Row
 from fluxen.gateway.upstream import UpstreamConnection
 from fluxen.ledger.record import Begin, End, new_id
 
@@ -38,15 +39,13 @@ if TYPE_CHECKING:
     from fluxen.gateway.worker import Worker
 
 CLIENT_CLOSED: Final = 499  # as nginx logs it
-PIECES: Final = 512  # of a held body, until they are joined
 
 
-class Exchange(Row):
+class Exchange(Intake):
     """One request. Made when its head is complete. length is that of its body, -1 when it comes in chunks."""
 
     __slots__ = (
-        "_begin", "_body", "_connection", "_deferred", "_ends_with_close", "_finished", "_keep", "_last", "_length",
-        "_loose", "_relayed", "_reserved", "_screening",
+        "_begin", "_deferred", "_ends_with_close", "_finished", "_keep", "_last", "_refused", "_relayed", "_screening",
     )  # fmt: skip
 
     def __init__(self, worker: Worker, client: Listener, opening: Opening, length: int) -> None:
@@ -59,10 +58,10 @@ class Exchange(Row):
         self._t_complete = self._t_sent = self._t_answer = 0.0
         self._upstream = None
         self._forward = None
-        self._body: list[bytes] | None = []
+        self._body = []
         self._body_size = self._reserved = self._loose = 0
         self._begin: Begin | None = None
-        self._connection: UpstreamConnection | None = None
+        self._connection = None
         self._deferred: tuple[int, bytes, str | None, int | None] | None = None
         self._meter = None
         self._last: bytes | None = None  # the last of the answer, until its row is written
@@ -70,6 +69,7 @@ class Exchange(Row):
         self._answering = self._relayed = self._finished = self._ends_with_close = self._screening = False
         self._keep = opening.head.keep_alive
         self._upstream_request_id = None
+        self._refused: list[Credential] | None = None  # what the provider would not take
 
     # --- the request
 
@@ -105,12 +105,8 @@ class Exchange(Row):
                 self._screen(chunk, whole=False)
             else:
                 self._pass_on(chunk, last=False)
-        elif (self._body_size <= self._reserved or self._reserve(self._body_size)) and self._body is not None:
-            self._body.append(chunk)
-            self._loose += 1
-            if self._loose == PIECES:  # each is an object: chunks of two bytes would take thirty times their length
-                self._body[-PIECES:] = [b"".join(self._body[-PIECES:])]
-                self._loose = 0
+        elif self._body_size <= self._reserved or self._reserve(self._body_size):
+            self._hold(chunk)
 
     def end(self) -> None:
         """The request is complete."""
@@ -170,16 +166,10 @@ class Exchange(Row):
 
     def _reserve(self, size: int) -> bool:
         """Make room for a body of `size` bytes; refuses when it is too large or there is none."""
-        worker, snapshot = self._worker, self._opening.snapshot
-        if size > snapshot.max_body:
-            self.refuse(413, "request_too_large", f"the request body is larger than {snapshot.max_body} bytes")
-            return False
-        if worker.body_bytes + size - self._reserved > snapshot.body_memory:
-            self.refuse(503, "body_memory_full", "the gateway holds as many bodies as it may", retry_after=1)
-            return False
-        worker.body_bytes += size - self._reserved
-        self._reserved = size
-        return True
+        fault = self._make_room(size)
+        if fault is not None:
+            self.refuse(*fault, retry_after=1 if fault.status == 503 else None)
+        return fault is None
 
     # --- to the upstream
 
@@ -225,7 +215,12 @@ class Exchange(Row):
                 self.refuse(no.status, no.code, no.message)
                 return
         self._upstream = upstream
-        forward = opening.forward(upstream)
+        parking = self._worker.parking
+        if parking.known and len(upstream.credentials) > 1:
+            now = self._t_complete or self._t_open
+            forward = opening.forward_with(upstream, parking.choose(upstream, now, self._repeatable))
+        else:
+            forward = opening.forward(upstream)
         if isinstance(forward, Fault):
             self.refuse(*forward)
             return
@@ -277,7 +272,8 @@ class Exchange(Row):
             body, self._body = [self._framed(piece) for piece in body], None
             if self._length < 0 and self._t_complete:
                 body.append(b"0\r\n\r\n")
-        self._t_sent = time.perf_counter()
+        if not self._t_sent:
+            self._t_sent = time.perf_counter()
         connection.start(
             self, [head, *body] if body else [head], opening.is_head, not self._t_complete,
             upstream.first_byte_ticks, upstream.idle_ticks,
@@ -286,6 +282,29 @@ class Exchange(Row):
             self._client.resume_reading()
         if not self._client.writable:
             connection.hold()
+
+    def _goes_on(self, status: int) -> bool:
+        """Whether the provider refused the credential, and the request goes on with another."""
+        upstream, forward, worker = self._upstream, self._forward, self._worker
+        if upstream is None or forward is None or forward.credential is None:
+            return False
+        if self._refused is None:
+            self._refused = []
+        now = time.perf_counter()
+        another = worker.parking.heard(
+            upstream, forward.credential, status, self._refused, self._t_open, now, now + worker.wall_offset
+        )
+        if another is None or not self._repeatable:
+            return False
+        onward = self._opening.forward_with(upstream, another)
+        if isinstance(onward, Fault):
+            return False
+        self._forward = onward
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.finish_alone()
+        self._connect(upstream, fresh=False)
+        return True
 
     def unreachable(self, reason: str, timeout: bool) -> None:
         """No connection could be made."""
@@ -298,21 +317,6 @@ class Exchange(Row):
             self.refuse(504, "upstream_timeout", f"no connection to the upstream {name} in time")
         else:
             self.refuse(502, "upstream_unreachable", f"the upstream {name} can't be reached")
-
-    def _pass_on(self, chunk: bytes, last: bool) -> None:
-        """A piece of a body that is not held: at once to the upstream, as fast as it takes them. The last is empty."""
-        connection, upstream = self._connection, self._upstream
-        if connection is None:
-            if self._body is not None and chunk:
-                self._body.append(chunk)
-            if not last:
-                self._client.pause_reading()  # until there is a connection
-        elif upstream is not None:
-            connection.send(self._framed(chunk), upstream.first_byte_ticks, last)
-
-    def _framed(self, piece: bytes) -> bytes:
-        """A piece of a passed-on body as it goes upstream; the empty piece ends a chunked body."""
-        return b"%x\r\n%b\r\n" % (len(piece), piece) if self._length < 0 else piece
 
     def upstream_writable(self, writable: bool) -> None:
         if self._opening.held or self._t_complete:
@@ -332,6 +336,8 @@ class Exchange(Row):
     # --- the answer
 
     def answer_head(self, status: int, head: AnswerHead, until_eof: bool) -> tuple[bytes, Meter | None, bool]:
+        if (status >= 400 or self._refused or self._worker.parking.known) and self._goes_on(status):
+            return b"", None, False
         request = self._opening
         self._t_answer = time.perf_counter()
         self._status = status
@@ -377,9 +383,8 @@ class Exchange(Row):
         if self._finished:
             return
         upstream = self._upstream
-        whole = self._opening.held or not self._length
-        if unseen and whole and self._attempts == 1 and self._body is not None and upstream is not None:
-            self._connect(upstream, fresh=True)
+        if unseen and self._repeatable and upstream is not None:
+            self._connect(upstream, fresh=True)  # which nobody can have closed before us: it can't be unseen again
             return
         self._worker.notice(f"broken: {upstream.name if upstream else 'upstream'}", reason)
         if self._relayed:
@@ -416,12 +421,6 @@ class Exchange(Row):
         self._client.abort(self._ends_with_close)
 
     # --- the row
-
-    def _let_go_of_body(self) -> None:
-        if self._reserved:
-            self._worker.body_bytes -= self._reserved
-            self._reserved = 0
-        self._body = None
 
     def _settle(self, error: str | None) -> None:
         """The request ends otherwise than by its answer's end: write the row, once, and let go of everything."""

@@ -40,14 +40,14 @@ _ELSEWHERE: Final = Fault(403, "address_not_allowed", "this key may not be used 
 class Forward:
     """A head for one upstream: the bytes before and behind the body's length. `after` is None where it has none.
 
-    credential_name: what rows call the provider's key in it; None where it has none of Fluxen's."""
+    credential: the provider's key in it; None where it has none of Fluxen's."""
 
-    __slots__ = ("after", "before", "credential_name")
+    __slots__ = ("after", "before", "credential")
 
-    def __init__(self, before: bytes, after: bytes | None, credential_name: str | None) -> None:
+    def __init__(self, before: bytes, after: bytes | None, credential: Credential | None) -> None:
         self.before = before
         self.after = after
-        self.credential_name = credential_name
+        self.credential = credential
 
 
 class Opening:
@@ -194,8 +194,7 @@ class Opening:
         path = upstream.path(self.path, unified=True) if route.kind == "unified" else route.path
         target = path + (head.target[len(self.path) :] if own else self.query)
         carrier = None if credential is None else (upstream.credential_header, credential.value)
-        name = None if credential is None else credential.name
-        return Forward(*head.compiled(target, upstream.host, carrier, own, self.held), name)
+        return Forward(*head.compiled(target, upstream.host, carrier, own, self.held), credential)
 
 
 class Openings:

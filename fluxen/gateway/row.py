@@ -62,13 +62,14 @@ class Row:
 
     def _begun(self, model: str | None, stream: bool | None) -> Begin:
         opening, upstream, forward = self._opening, self._upstream, self._forward
+        credential = None if forward is None else forward.credential
         key, route = opening.key, opening.route
         assert key is not None and route is not None
         return Begin(
             self._id, int((self._t_open + self._worker.wall_offset) * 1e6), opening.key_id, key.team, key.project,
             opening.tags, opening.client_request_id, opening.user_agent, route.kind, route.endpoint, route.dialect.name,
-            None if upstream is None else upstream.name, None if forward is None else forward.credential_name,
-            None, None if model is None else model[:LABEL], stream, self._body_size if self._t_complete else None, None,
+            None if upstream is None else upstream.name, None if credential is None else credential.name, None,
+            None if model is None else model[:LABEL], stream, self._body_size if self._t_complete else None, None,
             self._worker.price_version,
         )  # fmt: skip
 
@@ -76,8 +77,8 @@ class Row:
         """The row. complete: the answer's end came."""
         now = time.perf_counter()
         end = End.of(begin)
-        if self._attempts > 1 and self._forward is not None:
-            end.credential = self._forward.credential_name
+        if self._attempts > 1 and self._forward is not None and self._forward.credential is not None:
+            end.credential = self._forward.credential.name  # the begin names the one that was tried first
         end.attempts = self._attempts
         end.status = self._status
         end.error = error

@@ -236,6 +236,9 @@ class UpstreamConnection(asyncio.Protocol):
             if whole is None:
                 return
             data = whole
+            exchange = self.exchange  # another, if nobody wants this answer
+            if exchange is None:
+                return
             if not self._complete:
                 self._pool.wheel.arm(self, self._idle_after)  # may be nearer than the wait for the head was
         else:
