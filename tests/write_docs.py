@@ -36,7 +36,8 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 
 COMMANDS = (
     "", "init", "serve", "run", "demo", "report", "report costs", "sql", "validate", "health", "doctor", "ledger",
-    "ledger verify", "ledger compact", "ledger export", "ledger backup", "ledger views",
+    "ledger verify", "ledger compact", "ledger export", "ledger backup", "ledger views", "keys", "keys create",
+    "keys list", "keys show", "keys rotate", "keys revoke", "keys import",
 )  # fmt: skip
 
 SECTIONS: dict[str, tuple[type[BaseModel], str]] = {

@@ -10,6 +10,7 @@ from fluxen.errors import FluxenError
 from fluxen_cli import doctor, health, init, ledger, output, report, selftest, serve, sql, validate
 from fluxen_cli import run as running
 from fluxen_cli.demo import command as demo
+from fluxen_cli.keys import command as keys
 
 HELP = """Fluxen, a self-hosted AI gateway: forwards bytes untouched, records what every request cost.
 
@@ -36,6 +37,7 @@ def build() -> typer.Typer:
     app.add_typer(report.build(), name="report")
     app.command("sql")(sql.command)
     app.add_typer(ledger.build(), name="ledger")
+    app.add_typer(keys.build(), name="keys")
     app.command("validate")(validate.command)
     app.command("health")(health.command)
     app.command("doctor")(doctor.command)

@@ -24,6 +24,30 @@ def ledger_folder(data_dir: Path | None, config: Path | None) -> Path:
     return existing_ledger(_candidates(data_dir, config))
 
 
+def data_folder(data_dir: Path | None, config: Path | None) -> Path:
+    """The data folder of the gateway that is meant, not necessarily there yet: of keys.json and what else is kept.
+
+    When nobody names one, it is the service's (PACKAGED_DATA) for whoever works with the service's configuration, or
+    has no folder of his own while the service has one.
+    """
+    from fluxen.config import paths
+
+    candidates = _candidates(data_dir, config)
+    if len(candidates) == 1:
+        return candidates[0]
+    own, packaged = candidates
+    if paths.find_config(config, os.environ) == paths.SYSTEM_CONFIG and _is_folder(packaged):
+        return packaged
+    return packaged if not _is_folder(own) and _is_folder(packaged) else own
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except PermissionError:
+        return False
+
+
 def _candidates(explicit: Path | None, config: Path | None) -> tuple[Path, ...]:
     """The data folders to look in, in order. One that somebody named is the only one: others hold other data."""
     from fluxen.config import paths

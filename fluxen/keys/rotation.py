@@ -9,7 +9,8 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from enum import Enum
+from typing import Any, Final, Literal
 
 from fluxen.errors import FluxenError
 from fluxen.keys.draft import Draft
@@ -22,9 +23,11 @@ OVERLAP: Final = DAY
 """How long the former key goes on working unless somebody says otherwise: time to bring the new one everywhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """The end stays as it is."""
+class _Keep(Enum):
+    END = "the end stays as it is"
+
+
+KEEP: Final = _Keep.END
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ def rotate(
     written: WrittenKey | None,
     now: datetime,
     overlap: timedelta = OVERLAP,
-    expires: datetime | Keep | None = Keep(),
+    expires: datetime | Literal[_Keep.END] | None = KEEP,
 ) -> Rotated:
     """Replace the key of this id. The former one works until the overlap ends, and so does, at most, any key before.
 
@@ -55,7 +58,7 @@ def rotate(
             f"the key '{key_id}' was revoked {entry.revoked}",
             hint="the id of a revoked key is never used again: create one with another id",
         )
-    end = entry.ends if isinstance(expires, Keep) else expires
+    end = entry.ends if expires is KEEP else expires
     if end is not None and end <= now:
         raise FluxenError(
             f"the key '{key_id}' ended {moment(end)}, and so would its successor",

@@ -1,0 +1,1 @@
+"""`fluxen keys`: who may call, and by which keys of providers."""
