@@ -34,7 +34,6 @@ from fluxen.telemetry.metrics import Metrics
 PATIENCE: Final = 5.0
 """Seconds that a worker may take for an update. Only time in which this process itself was awake counts."""
 _LOOK: Final = 0.25
-WATCHER: Final = -1
 
 Shown = Callable[[Snapshot, bytes], dict[str, Any]]
 """The running configuration as it may be shown, secrets as fingerprints by a salt."""
@@ -77,6 +76,7 @@ class Conductor:
         self._generation = 1
         self._workers: dict[int, Follower] = {}
         self._watcher: Channel | None = None
+        self._watched: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._said: tuple[str, ...] = ()
         self._since: float | None = None  # when the reload began that workers are taking
         self._last_look = time.monotonic()
@@ -94,7 +94,7 @@ class Conductor:
     def begins(self, worker: int | None, channel: Channel) -> None:
         """A child is about to be forked. What it inherits is what is in force."""
         if worker is None:
-            self._watcher = channel
+            self._watcher, self._watched = channel, None
             self._watch()
             return
         doors = {one.number for one in self.bindings.all}
@@ -288,8 +288,12 @@ class Conductor:
             self.state.applied, self._dirty = applied, True
 
     def _watch(self) -> None:
-        if self._watcher is not None and self._reloader is not None:
-            self._watcher.say(("watch", sorted(map(str, self._reloader.files))))
+        if self._watcher is None or self._reloader is None:
+            return
+        files = (tuple(sorted(map(str, self._reloader.files))), self._reloader.urls)
+        if files != self._watched:
+            self._watched = files
+            self._watcher.say(("watch", *files))
 
     # --- what is said of it
 

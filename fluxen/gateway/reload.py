@@ -19,8 +19,9 @@ from fluxen.config.load import Loaded, load_bytes
 from fluxen.config.model import Config
 from fluxen.errors import ConfigError
 from fluxen.gateway.certificates import Authorities
-from fluxen.gateway.snapshot import Snapshot, build, jwks_cache
+from fluxen.gateway.snapshot import Snapshot, build
 from fluxen.gateway.update import Chain
+from fluxen.keys.jwks_documents import cache_path, urls
 from fluxen.keys.store import KeyStore
 from fluxen.telemetry.settings import Settings, settings_of
 
@@ -134,14 +135,18 @@ class Reloader:
         self._stored = self._stored or self._store.path.exists()
         self._inputs = self._tried
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where key sets are fetched from."""
+        return urls(self._running.config)
+
     # --- files
 
     def _always(self) -> frozenset[Path]:
         """What is looked at whatever the configuration says."""
         data = self._running.config.data_dir
         files = {data / CREDENTIALS, self._store.path}
-        if (keys := self._running.config.api_keys) is not None:
-            files.update(jwks_cache(data, issuer.jwks_url) for issuer in keys.jwt if issuer.jwks_url is not None)
+        files.update(cache_path(data, url) for url in self.urls)
         if self._path is not None:
             files.add(self._path)
         else:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from fluxen.analyzer.prices import PriceBook
 from fluxen.config.load import Loaded
@@ -21,6 +22,7 @@ from fluxen.gateway.secrets import secrets_of
 from fluxen.gateway.snapshot import Snapshot, build
 from fluxen.gateway.supervisor import Child, Supervisor, raise_file_limit
 from fluxen.keys.client import ClientKey
+from fluxen.keys.jwks_documents import urls
 from fluxen.ledger.journal import probe
 from fluxen.telemetry.log import Log
 from fluxen.telemetry.metrics import Metrics
@@ -44,6 +46,12 @@ def serve(
     process that forked this one; the end of it ends this one, too. Raises ConfigError, AddressInUseError, LedgerError.
     """
     log_settings = settings_of(loaded.config.log, env)
+    authorities = Authorities(env)
+    unfetched: list[str] = []
+    if everyone is None and (sets := urls(loaded.config)):
+        from fluxen.keys.jwks_refresh import fetch_missing
+
+        unfetched = fetch_missing(loaded.config.data_dir, sets, lambda: authorities.context(None))
     snapshot = build(loaded, env, everyone)
     config = snapshot.config
     folder = config.data_dir
@@ -52,7 +60,6 @@ def serve(
     except OSError as error:
         raise LedgerError(f"can't make the data folder {folder}: {error.strerror}", hint="check data_dir") from error
     probe(folder / "ledger")
-    authorities = Authorities(env)
     for upstream in snapshot.upstreams:
         if upstream.origin.scheme == "https":
             authorities.context(upstream.origin.ca_file)
@@ -62,6 +69,8 @@ def serve(
     temporary = unpacked.folder()
     if temporary is not None:
         unpacked.hold(temporary)
+        if settle is not None:
+            import fluxen.gateway.watch  # noqa: F401 - its process may be started again when the file is gone
         parent = parent or os.getppid()
 
     server = config.server
@@ -84,8 +93,8 @@ def serve(
     def accepting() -> None:
         for warning in snapshot.warnings:
             log.warning("configuration", message=warning)
-        for warning in snapshot.warnings:
-            log.warning("configuration", message=warning)
+        for problem in unfetched:
+            log.warning("key_set", reason=problem)
         started(snapshot, *address)
         _ready(env)
 
@@ -100,7 +109,8 @@ def serve(
         "compactor", lambda _, life: _compact(snapshot, life, log.child("compactor"), resident=resident), talks=False
     )
     workers = [Child(f"worker {number}", work(number), number) for number in range(server.workers)]
-    supervisor.run([compactor, *workers], accepting)
+    watcher = Child("watcher", lambda channel, life: _watch(channel, life, folder, authorities))
+    supervisor.run([compactor, *workers] if settle is None else [compactor, *workers, watcher], accepting)
     if temporary is not None and supervisor.orphaned:
         unpacked.remove(temporary)
 
@@ -110,6 +120,13 @@ def _ready(env: Mapping[str, str]) -> None:
     if address := env.get("NOTIFY_SOCKET"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out, contextlib.suppress(OSError):
             out.sendto(b"READY=1", address.replace("@", "\0", 1) if address.startswith("@") else address)
+
+
+def _watch(channel: Channel, life: int, data_dir: Path, authorities: Authorities) -> None:
+    """The body of the watcher process: the only one with threads."""
+    from fluxen.gateway import watch
+
+    watch.run(channel, life, data_dir, lambda: authorities.context(None))
 
 
 def _compact(snapshot: Snapshot, life: int, log: Log, *, resident: bool) -> None:

@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from fluxen.config import model as schema
 from fluxen.config.load import Loaded
@@ -18,8 +15,9 @@ from fluxen.gateway.listening import Patience, address_problems, certificate_war
 from fluxen.gateway.routes import Router, Upstream
 from fluxen.gateway.upstreams import behind_proxy, upstreams_of
 from fluxen.keys.client import OPEN, ClientKey, KeyIndex
+from fluxen.keys.jwks_documents import Documents, read_documents
 from fluxen.keys.known import FILE, Known, StoredKeys, known_keys
-from fluxen.keys.tokens import Tokens, source_of
+from fluxen.keys.tokens import Tokens
 from fluxen.providers.catalogue import load_catalogue
 from fluxen.providers.dialect import dialects
 
@@ -80,30 +78,21 @@ def build(
         except ConfigError as error:
             problems.append(loaded.problem(("server", "tls"), error.message))
             hint = hint or error.hint
+    documents = read_documents(config) if everyone is None else Documents()
+    problems += [loaded.problem(where, message) for where, message in documents.problems]
+    warnings += [loaded.problem(where, message) for where, message in documents.warnings]
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise ConfigError(f"{loaded.name} has {count}", tuple(problems), hint)
     keys = None if known.clients is None else KeyIndex(known.clients)
     return assemble(
-        config, tuple(upstreams), keys, key_sets=_key_sets(config), warnings=tuple(warnings), everyone=everyone or OPEN
+        config,
+        tuple(upstreams),
+        keys,
+        key_sets=documents.by_source,
+        warnings=tuple(warnings),
+        everyone=everyone or OPEN,
     )
-
-
-def jwks_cache(data_dir: Path, url: str) -> Path:
-    """Where the key set that was fetched from a URL is kept, so that a restart needs no network."""
-    return data_dir / "jwks" / f"{hashlib.sha256(url.encode()).hexdigest()}.json"
-
-
-def _key_sets(config: schema.Config) -> dict[str, bytes]:
-    """The documents with the issuers' public keys, as far as they are there."""
-    found: dict[str, bytes] = {}
-    for issuer in config.api_keys.jwt if config.api_keys else ():
-        source = source_of(issuer)
-        path = issuer.jwks_file or (None if issuer.jwks_url is None else jwks_cache(config.data_dir, issuer.jwks_url))
-        if source is not None and path is not None:
-            with contextlib.suppress(OSError):
-                found[source] = path.read_bytes()
-    return found
 
 
 def assemble(
