@@ -91,17 +91,17 @@ class _Connection(HTTPConnection):
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         headers = {"Host": url.netloc, "Accept": "application/json", "Accept-Encoding": "identity"}
         self.request("GET", target, headers=headers | {"User-Agent": "fluxen", "Connection": "close"})
-        answer = self.getresponse()
-        if answer.status in range(300, 400):
-            raise ValueError(f"answered {answer.status}: name the URL that it leads to, redirects are not followed")
-        if answer.status != 200:
-            raise ValueError(f"answered {answer.status}")
-        document = answer.read(largest + 1)
-        if len(document) > largest:
-            raise ValueError(f"the answer is larger than {largest} bytes")
-        if answer.length:
-            raise ValueError("the answer ends in its middle")
-        return Fetched(document, _max_age(answer.getheader("Cache-Control") or "", answer.getheader("Age") or ""))
+        with self.getresponse() as answer:
+            if answer.status in range(300, 400):
+                raise ValueError(f"answered {answer.status}: name the URL that it leads to, redirects are not followed")
+            if answer.status != 200:
+                raise ValueError(f"answered {answer.status}")
+            document = answer.read(largest + 1)
+            if len(document) > largest:
+                raise ValueError(f"the answer is larger than {largest} bytes")
+            if answer.length:
+                raise ValueError("the answer ends in its middle")
+            return Fetched(document, _max_age(answer.getheader("Cache-Control") or "", answer.getheader("Age") or ""))
 
 
 def _max_age(control: str, age: str) -> float | None:

@@ -179,7 +179,7 @@ def fetch_missing(data_dir: Path, urls: tuple[str, ...], context: Context, secon
             os._exit(0)
     os.close(theirs)
     lines = bytearray()
-    deadline = time.monotonic() + seconds + 0.5  # it is given up in the child, which knows what it waits for
+    deadline = time.monotonic() + seconds + 1.0  # it is given up in the child, which can say why
     while select.select([mine], [], [], max(0.0, deadline - time.monotonic()))[0]:
         piece = os.read(mine, 65_536)
         if not piece:
