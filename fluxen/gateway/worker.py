@@ -35,6 +35,7 @@ from fluxen.gateway.snapshot import Snapshot
 from fluxen.gateway.timers import TimerWheel
 from fluxen.gateway.tls import TlsConnection
 from fluxen.gateway.update import Update
+from fluxen.gateway.warden import Warden
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.record import Begin, End
 from fluxen.telemetry.log import Log
@@ -81,6 +82,7 @@ class Worker:
         self.body_bytes = 0
         self.draining = False
         self.refused: dict[str, int] = {}
+        self.warden = Warden()
         self.parking = Parking(self.tell, self.notice)
         self.request_log = RequestLog(self.log) if self.log.requests else None
         self.answered = [0] * 10
@@ -263,6 +265,9 @@ class Worker:
             if self.journal.lost > told:
                 self.log.notice("ledger", reason=self.journal.error, lost=self.journal.lost)
                 told = self.journal.lost
+            if self.snapshot.tokens is not None:
+                for url in self.snapshot.tokens.take_wanted():
+                    self.tell("unknown_kid", url)
             self.log.tick()
             self.publish()
             self.follower.tick()
