@@ -12,12 +12,13 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
+from fluxen.config.shown import shown
 from fluxen.errors import ConfigError, FluxenError
 from fluxen.gateway.bindings import Binding, Bindings
 from fluxen.gateway.certificates import Authorities
@@ -34,9 +35,6 @@ from fluxen.telemetry.metrics import Metrics
 PATIENCE: Final = 5.0
 """Seconds that a worker may take for an update. Only time in which this process itself was awake counts."""
 _LOOK: Final = 0.25
-
-Shown = Callable[[Snapshot, bytes], dict[str, Any]]
-"""The running configuration as it may be shown, secrets as fingerprints by a salt."""
 
 
 @dataclass(slots=True)
@@ -63,7 +61,7 @@ class Conductor:
         metrics: Metrics,
         *,
         reloader: Reloader | None = None,
-        state: tuple[State, StateFile, Shown] | None = None,
+        state: tuple[State, StateFile] | None = None,
     ) -> None:
         """reloader None: what it began with stays. state None: nobody is told of this gateway."""
         self.snapshot = snapshot
@@ -83,7 +81,6 @@ class Conductor:
         self._dirty = False
         self.state = State(os.getpid(), "", "", 0.0) if state is None else state[0]
         self._file = None if state is None else state[1]
-        self._shown = None if state is None else state[2]
         metrics.supervisor.set("config_generation", 1)
         metrics.supervisor.set("last_reload_successful", 1)
         metrics.supervisor.set("last_reload_success_ms", time.time_ns() // 1_000_000)
@@ -106,6 +103,7 @@ class Conductor:
 
     def began(self, worker: int, pid: int) -> None:
         self._workers[worker].pid = pid
+        self._counted()
 
     def ended(self, worker: int | None) -> None:
         if worker is not None:
@@ -198,6 +196,9 @@ class Conductor:
                 self._log.info("config_restored", generation=self._generation)
         except FluxenError as error:
             self._refused(error)
+        except Exception as error:  # noqa: BLE001 - what nobody foresaw of a file must not end a gateway that serves
+            self._log.bug("reload_failed", error)
+            self._refused(FluxenError(f"the configuration can't be taken up: {type(error).__name__}, see the log"))
         finally:
             self._watch()
             if again or self._dirty:
@@ -239,6 +240,7 @@ class Conductor:
         state = self.state
         state.generation, state.loaded, state.milliseconds = self._generation, time.time(), 0
         state.needs_restart = list(new.restart)
+        state.config = None if self._reloader.path is None else str(self._reloader.path)
         for warning in new.snapshot.warnings:
             if warning not in old.warnings:
                 self._log.warning("config_warning", warning=warning)
@@ -317,8 +319,7 @@ class Conductor:
         state.admin = self._bound(admin=True) or (state.address if shared(config) else None)
         state.tls = config.server.tls is not None
         state.warnings = list(self.snapshot.warnings)
-        if self._shown is not None:
-            state.running = self._shown(self.snapshot, bytes.fromhex(state.salt))
+        state.running = shown(config, bytes.fromhex(state.salt))
         self._write()
 
     def _bound(self, *, admin: bool) -> str:

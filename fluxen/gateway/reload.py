@@ -136,6 +136,11 @@ class Reloader:
         self._inputs = self._tried
 
     @property
+    def path(self) -> Path | None:
+        """Of the configuration; None while there is no file."""
+        return self._path
+
+    @property
     def urls(self) -> tuple[str, ...]:
         """Where key sets are fetched from."""
         return urls(self._running.config)

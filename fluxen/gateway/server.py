@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from fluxen import __version__
 from fluxen.analyzer.prices import PriceBook
+from fluxen.config.document import dotted
 from fluxen.config.load import Loaded
 from fluxen.errors import LedgerError
 from fluxen.gateway import unpacked, worker
@@ -20,6 +23,7 @@ from fluxen.gateway.listening import shared
 from fluxen.gateway.reload import Reloader, Settle
 from fluxen.gateway.secrets import secrets_of
 from fluxen.gateway.snapshot import Snapshot, build
+from fluxen.gateway.state import State, StateFile, node
 from fluxen.gateway.supervisor import Child, Supervisor, raise_file_limit
 from fluxen.keys.client import ClientKey
 from fluxen.keys.jwks_documents import urls
@@ -87,6 +91,7 @@ def serve(
     conductor = Conductor(
         snapshot, authorities, bindings, log, metrics,
         reloader=None if settle is None else Reloader(loaded, snapshot, env, settle, authorities),
+        state=None if settle is None else (_state(loaded), StateFile(folder)),
     )  # fmt: skip
     supervisor = Supervisor(conductor, log, metrics, parent)
 
@@ -113,6 +118,18 @@ def serve(
     supervisor.run([compactor, *workers] if settle is None else [compactor, *workers, watcher], accepting)
     if temporary is not None and supervisor.orphaned:
         unpacked.remove(temporary)
+
+
+def _state(loaded: Loaded) -> State:
+    """What commands may know of this process from the start on."""
+    return State(
+        os.getpid(), node(), __version__, time.time(),
+        config=None if loaded.path is None else str(loaded.path.absolute()),
+        workers=loaded.config.server.workers,
+        loaded=time.time(),
+        options=[dotted(where) for where in loaded.options],
+        salt=os.urandom(16).hex(),
+    )  # fmt: skip
 
 
 def _ready(env: Mapping[str, str]) -> None:
