@@ -25,9 +25,11 @@ from fluxen.gateway.secrets import secrets_of
 from fluxen.gateway.snapshot import Snapshot, build
 from fluxen.gateway.state import State, StateFile, node
 from fluxen.gateway.supervisor import Child, Supervisor, raise_file_limit
+from fluxen.keys import tokens
 from fluxen.keys.client import ClientKey
 from fluxen.keys.jwks_documents import urls
 from fluxen.ledger.journal import probe
+from fluxen.telemetry.libraries import follow
 from fluxen.telemetry.log import Log
 from fluxen.telemetry.metrics import Metrics
 from fluxen.telemetry.settings import settings_of
@@ -70,6 +72,8 @@ def serve(
     if config.server.tls is not None:
         authorities.serving(config.server.tls)
     PriceBook.shipped()  # read before the workers fork: theirs, too, and the file may be gone for a later one
+    if settle is not None:
+        tokens.prepare()  # the first issuer of signed tokens may come with a reload
     temporary = unpacked.folder()
     if temporary is not None:
         unpacked.hold(temporary)
@@ -79,6 +83,7 @@ def serve(
 
     server = config.server
     log = Log("supervisor", log_settings, secrets=secrets_of(snapshot), colour=not env.get("NO_COLOR"))
+    follow(log)
     metrics = Metrics(server.workers)
     raise_file_limit()
     bindings = Bindings(server.workers)
