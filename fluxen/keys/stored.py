@@ -95,8 +95,8 @@ def _explain(raw: bytes) -> None:
         try:
             msgspec.convert(entry, StoredKey)
         except msgspec.ValidationError as error:
-            what, _, where = str(error).partition(" - at `$")
-            place = where.removesuffix("`").replace("[...]", "[]")
+            what, _, where = str(error).partition(" - at ")
+            place = where.rpartition("$")[2].rstrip("`")
             if "length" in what:
                 what = "expected at most 32 tags" if "object" in what else "expected 1 to 256 characters"
             raise BrokenKeysError(f"keys[{index}]{place}: {what.replace('`', '')}") from None
