@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from fluxen.gateway.admission import Fault
 from fluxen.gateway.credentials import Credential
+from fluxen.gateway.form import Form
 from fluxen.gateway.head import AnswerHead
 from fluxen.gateway.intake import Intake
 from fluxen.gateway.meter import Meter, meter_for
@@ -45,7 +46,7 @@ class Exchange(Intake):
     """One request. Made when its head is complete. length is that of its body, -1 when it comes in chunks."""
 
     __slots__ = (
-        "_begin", "_deferred", "_ends_with_close", "_finished", "_keep", "_last", "_refused", "_relayed", "_screening",
+        "_begin", "_deferred", "_ends_with_close", "_finished", "_form", "_keep", "_last", "_refused", "_relayed",
     )  # fmt: skip
 
     def __init__(self, worker: Worker, client: Listener, opening: Opening, length: int) -> None:
@@ -66,7 +67,8 @@ class Exchange(Intake):
         self._meter = None
         self._last: bytes | None = None  # the last of the answer, until its row is written
         self._attempts = self._status = self._response_bytes = 0
-        self._answering = self._relayed = self._finished = self._ends_with_close = self._screening = False
+        self._answering = self._relayed = self._finished = self._ends_with_close = False
+        self._form: Form | None = None  # reads a body that is passed on, where it matters what it says
         self._keep = opening.head.keep_alive
         self._upstream_request_id = None
         self._refused: list[Credential] | None = None  # what the provider would not take
@@ -76,23 +78,27 @@ class Exchange(Intake):
     def open(self) -> None:
         """The head is complete: what it means is known (Opening); refuse, or read the body."""
         opening = self._opening
+        if opening.conditional:
+            at, worker = self._t_open, self._worker
+            opening = self._opening = worker.warden.admit(opening, at, at + worker.wall_offset, self.client_ip)
         fault = opening.fault
-        if fault is None and opening.conditional:
-            fault = opening.fault_now(self._t_open + self._worker.wall_offset, self.client_ip)
         if fault is not None:
             if not opening.known:
-                self._worker.count_refused(fault.code)
-            self.refuse(*fault)
+                self._worker.count_refused(fault.code, self.client_ip)
+            self.refuse(*fault, retry_after=opening.retry_after)
         elif opening.own:
             answer_own(self, opening, self._worker)
         elif self._length and opening.held:
             if self._length < 0 or self._reserve(self._length):
                 self._go_ahead()
         elif self._length:
+            form = opening.form()
+            if isinstance(form, Fault):
+                self.refuse(*form)
+                return
+            self._form = form
             self._go_ahead()
-            if opening.strict:
-                self._screening = True
-            else:
+            if form is None:
                 self._plan()
 
     def body(self, chunk: bytes) -> None:
@@ -101,8 +107,8 @@ class Exchange(Intake):
             return
         self._body_size += len(chunk)
         if not self._opening.held:
-            if self._screening:
-                self._screen(chunk, whole=False)
+            if self._form is not None:
+                self._screen(self._form, chunk)
             else:
                 self._pass_on(chunk, last=False)
         elif self._body_size <= self._reserved or self._reserve(self._body_size):
@@ -117,9 +123,9 @@ class Exchange(Intake):
             self._answer(*self._deferred)
         elif self._opening.held or not self._length:
             self._plan()
+        elif self._form is not None and self._upstream is None:
+            self.refuse(*self._form.end())
         else:
-            if self._screening:
-                self._screen(b"", whole=True)
             self._pass_on(b"", last=True)
 
     def refuse(
@@ -173,17 +179,18 @@ class Exchange(Intake):
 
     # --- to the upstream
 
-    def _screen(self, chunk: bytes, whole: bool) -> None:
-        """A piece of the beginning of a passed-on body: none of it is sent on until it is clear that it may."""
-        assert self._body is not None
-        if chunk:
-            self._body.append(chunk)
-        seen = self._opening.screen(b"".join(self._body), whole)
-        if isinstance(seen, Fault):
-            self.refuse(*seen)
-        elif seen is not None:
-            self._screening = False
-            self._plan(seen)
+    def _screen(self, form: Form, chunk: bytes) -> None:
+        """A piece of a form: nothing of it is sent on until it is clear that it may, and no piece that spoils that."""
+        fault = form.feed(chunk)
+        if fault is not None:
+            self.refuse(*fault)
+        elif form.model is None:
+            self._hold(chunk)
+        else:
+            if self._upstream is None:
+                self._plan(Peek(form.model, form.stream))
+            if not self._finished:
+                self._pass_on(chunk, last=False)
 
     def _plan(self, seen: Peek | None = None) -> None:
         """Look into the body as far as it is here, choose the upstream, and go. seen: what it says, if known."""
@@ -194,7 +201,7 @@ class Exchange(Intake):
         model = route.model
         stream: bool | None = True if route.streams else None
         body = self._body
-        if seen is None and opening.strict:
+        if seen is None and opening.strict is not None:
             judged = opening.judge(b"".join(body or ()))
             if isinstance(judged, Fault):
                 self.refuse(*judged)

@@ -8,24 +8,29 @@ that were let in are remembered, a bounded number of them.
 
 from __future__ import annotations
 
+import copy
 import math
-from ipaddress import ip_address
 from typing import Final
 
-from fluxen.gateway.admission import Fault, identify, may_use
+from fluxen.gateway.address import client_address
+from fluxen.gateway.admission import GUESSED, Fault, carried, identify, may_go, may_use
 from fluxen.gateway.credentials import Credential
+from fluxen.gateway.form import Form
 from fluxen.gateway.head import (
     CLIENT_REQUEST_ID,
     CONTENT_ENCODING,
     CONTENT_TYPE,
+    FORWARDED_FOR,
     USER_AGENT,
     HeaderKinds,
     RequestHead,
     parse_tags,
 )
-from fluxen.gateway.peek import NOTHING, Peek, peek
+from fluxen.gateway.kin import Refused
+from fluxen.gateway.peek import NOTHING, Peek
 from fluxen.gateway.routes import NoRoute, Route, Upstream, dialect_hint
 from fluxen.gateway.snapshot import Snapshot
+from fluxen.gateway.strict import Strict
 from fluxen.gateway.target import split_target
 from fluxen.keys.client import ClientKey
 from fluxen.providers.dialect import Dialect
@@ -33,8 +38,7 @@ from fluxen.providers.dialect import Dialect
 LABEL: Final = 256  # bytes of a client-supplied string in the ledger
 _JSON: Final = (b"application/json", b"text/json")
 _STREAMED: Final = (b"multipart/", b"application/octet-stream")
-_EXPIRED: Final = Fault(401, "key_expired", "the API key has expired")
-_ELSEWHERE: Final = Fault(403, "address_not_allowed", "this key may not be used from this address")
+GUESSABLE: Final = 32  # characters of a key: fewer may be a word that somebody made up
 
 
 class Forward:
@@ -56,17 +60,21 @@ class Opening:
     fault: why the request is refused whatever its body says. known: whether the caller is known and the route exists,
     so that even a refusal gets a row. own: it is for Fluxen itself. held: its body is read whole before it is sent on.
     snapshot: whatever the request needs to know is asked of this one, also when a newer one is in force by then.
-    conditional: whether it may pass depends on when it comes or from where (`fault_now`). strict: it depends on its
-    body, too (`judge`, and `screen` for a body that is passed on as it comes).
+    conditional: whether it may pass depends on when it comes, from where, and what came before (Warden). guessable: its
+    key is so short that trying might find it. strict: what its body may say (`judge`, and `form` for one that is passed
+    on as it comes); None where nobody asks.
     """
 
     __slots__ = (
         "_forwards",
+        "_place",
         "client_request_id",
         "conditional",
         "content_encoding",
         "dialect",
         "fault",
+        "forwarded_for",
+        "guessable",
         "head",
         "held",
         "is_head",
@@ -77,6 +85,7 @@ class Opening:
         "path",
         "presented",
         "query",
+        "retry_after",
         "route",
         "snapshot",
         "strict",
@@ -93,7 +102,10 @@ class Opening:
         self.path, self.query, key_parameter, key_twice = split_target(head.target)
         self.presented = head.credential is not None or key_parameter is not None
         self.own = self.path.startswith(b"/-/")
-        self.key, self.route, self.fault = self._decide(snapshot, key_parameter, key_twice)
+        token = carried(head, key_parameter)
+        two = key_parameter is not None and (head.credential is not None or key_twice)
+        self.key, self.route, self.fault = self._decide(snapshot, token, two)
+        self.retry_after: int | None = None
         self.dialect: Dialect = self.route.dialect if self.route is not None else snapshot.router.speaks(self.path)
         noted = head.noted
         self.content_encoding = noted.get(CONTENT_ENCODING)
@@ -103,9 +115,14 @@ class Opening:
         self.tags = self._tags()
         kind = noted.get(CONTENT_TYPE, b"").lower()
         is_json = kind.startswith(_JSON) or b"+json" in kind
-        key = self.key
-        self.conditional = key is not None and (key.until != math.inf or key.networks is not None)
-        self.strict = key is not None and key.restricts_body
+        self.forwarded_for = noted.get(FORWARDED_FOR)
+        self.strict = self._strict()
+        key, fault = self.key, self.fault
+        self.guessable = snapshot.keys is not None and not self.own and 0 < len(token) < GUESSABLE
+        self.conditional = self.guessable or (fault is not None and fault.code in GUESSED)
+        if key is not None and (key.until != math.inf or key.networks is not None):
+            self.conditional = True
+        self._place: tuple[dict[tuple[bytes, bytes], Opening], tuple[bytes, bytes]] | None = None
         self.held = is_json or (self.route is not None and self.route.json_body and not kind.startswith(_STREAMED))
 
     @property
@@ -114,29 +131,32 @@ class Opening:
 
     def caller(self, peer: str) -> str:
         """The address of who calls. peer: that of who is connected."""
-        return peer
+        return client_address(peer, self.forwarded_for, self.snapshot.config.server.trusted_proxies)
 
-    def fault_now(self, wall: float, client_ip: str) -> Fault | None:
-        """Why a request is refused that comes at this moment (seconds since 1970 UTC), from this address."""
-        key = self.key
-        if key is None:
-            return None
-        if wall >= key.until:
-            return _EXPIRED
-        if key.networks is not None:
-            address = ip_address(client_ip)
-            if not any(address in network for network in key.networks):
-                return _ELSEWHERE
-        return None
+    def turned_away(self, fault: Fault, *, nameless: bool = False, retry_after: int | None = None) -> Opening:
+        """An opening of the same head that refuses the request. nameless: as if nobody knew whose it is. retry_after in
+        seconds."""
+        other = copy.copy(self)
+        other.fault, other.retry_after = fault, retry_after
+        if nameless:
+            other.key = other.key_id = other.tags = None
+        return other
 
     def judge(self, body: bytes) -> Peek | Fault:
-        """What a whole body says, or why it is refused. Empty where there is none."""
-        return peek(body, self.content_encoding, self.snapshot.max_body)
+        """What a whole body says, or why it is refused. Empty where there is none. For a strict opening."""
+        return NOTHING if self.strict is None else self.strict.judge(body)
 
-    def screen(self, beginning: bytes, whole: bool) -> Peek | Fault | None:
-        """The same of the beginning of a body that is not held, before any of it is sent on. None: more is needed,
-        which is no answer to the whole of it."""
-        return NOTHING if whole or beginning else None
+    def form(self) -> Form | Fault | None:
+        """What reads a body that is passed on as it comes, or why it is refused; None where nobody asks."""
+        if self.strict is None:
+            return None
+        kind = self.strict.form_type()
+        if isinstance(kind, Fault):
+            return kind
+        try:
+            return Form(self.strict, kind)
+        except Refused as refused:
+            return refused.fault
 
     def forward(self, upstream: Upstream) -> Forward | Fault:
         """The head for an upstream, or why this request may not go there."""
@@ -153,8 +173,19 @@ class Opening:
             forward = self._forwards[upstream.name, credential.name] = self._compile(upstream, credential)
         return forward
 
+    def remember(self, known: dict[tuple[bytes, bytes], Opening], key: tuple[bytes, bytes]) -> None:
+        known[key] = self
+        if self.guessable:
+            self._place = known, key
+
+    def forget(self) -> None:
+        """So that the same head takes as long the next time as one with a key that nobody knows."""
+        if self._place is not None:
+            known, key = self._place
+            known.pop(key, None)
+
     def _decide(
-        self, snapshot: Snapshot, key_parameter: bytes | None, key_twice: bool
+        self, snapshot: Snapshot, token: bytes, two: bool
     ) -> tuple[ClientKey | None, Route | None, Fault | None]:
         """Head, caller, route, in this order, up to the first reason to refuse."""
         head = self.head
@@ -162,19 +193,34 @@ class Opening:
             return None, None, Fault(*head.fault)
         if self.own:
             return None, None, None
-        key = identify(snapshot, head, key_parameter, key_twice)
+        key = identify(snapshot, head, token, two)
         if isinstance(key, Fault):
             return None, None, key
+        barred = may_go(key, self.path)
         try:
             route = snapshot.router.find(self.path, dialect_hint(head.noted, head.credential_name))
         except NoRoute as no:
-            return key, None, Fault(no.status, no.code, no.message)
+            return key, None, barred or Fault(no.status, no.code, no.message)
+        if barred is not None:
+            return key, route, barred
         if head.upgrade is not None and b"websocket" in head.upgrade:
             message = "WebSocket is not supported by this gateway; use plain HTTP"
             return key, route, Fault(426, "upgrade_required", message)
         if route.upstream is not None:
             return key, route, may_use(snapshot, key, route, route.upstream, self.presented)
         return key, route, None
+
+    def _strict(self) -> Strict | None:
+        """What the bodies may say, where that matters. Sets `fault` when the head alone tells."""
+        key, route = self.key, self.route
+        if key is None or route is None or self.fault is not None or not key.restricts_body:
+            return None
+        rest = self.path if route.upstream is None else self.path[len(route.upstream.mount) :]
+        try:
+            return Strict(key, route, self.head, rest, self.query, self.snapshot.max_body)
+        except Refused as refused:
+            self.fault = refused.fault
+            return None
 
     def _tags(self) -> dict[str, str] | None:
         """The key's tags and the request's; where both name one, the key's."""
@@ -217,7 +263,7 @@ class Openings:
             if opening.fault is None and len(raw) <= self.LONGEST and opening.head.upgrade is None:
                 if len(self._known) >= self.REMEMBERED:
                     self._known.clear()
-                self._known[key] = opening
+                opening.remember(self._known, key)
         return opening, opening.head.length if digits is None else int(digits)
 
     def recall(self, raw: bytes) -> tuple[Opening, int] | None:

@@ -30,7 +30,8 @@ from fluxen.ledger.reader import Reader
 PATIENCE = 15.0
 """Seconds after which what should happen is taken for not happening. Nothing waits for it when all is well."""
 
-KEY = "fx-client-0123456789abcdef"
+KEY = "fx-client-0123456789abcdef-as-long-as-generated"
+"""Too long to be guessed: failed attempts of other tests don't slow it down."""
 PROVIDER_KEY = "sk-provider-fedcba9876543210"
 
 KEYED = """

@@ -31,7 +31,7 @@ PATHS = {
     "anthropic": b"/v1/messages",
     "gemini": b"/v1beta/models/gemini-2.0-flash:generateContent",
 }
-OTHER_KEY = "fx-other-restricted-0123456789"
+OTHER_KEY = "fx-other-restricted-0123456789-as-long-as-generated"
 PLANTED = "planted-secret-of-nobody-42"
 
 
@@ -298,23 +298,27 @@ def test_an_upstream_without_a_key_gets_none(server: Gateway, upstreams: Upstrea
         assert not seen.get(b"authorization")
 
 
-@pytest.mark.parametrize(
-    "key",
-    [None, b"Authorization: Bearer wrong", b"Authorization: Bearer", b"Authorization:",
-     b"Authorization: Basic " + KEY.encode(), b"Authorization: " + KEY.encode(), b"x-api-key: " + KEY.encode()[:-1],
-     b"x-api-key: " + KEY.encode() + b"x", b"x-api-key: Bearer " + KEY.encode(), b"X-Other: " + KEY.encode(),
-     b"Cookie: key=" + KEY.encode(), b"Authorization: Bearer " + KEY.upper().encode(),
-     b"Authorization: Bearer \xff\xfe"],
+UNKNOWN_KEYS = (
+    b"Authorization: Bearer wrong", b"Authorization: Bearer", b"Authorization:",
+    b"Authorization: Basic " + KEY.encode(), b"Authorization: " + KEY.encode(), b"x-api-key: " + KEY.encode()[:-1],
+    b"x-api-key: " + KEY.encode() + b"x", b"x-api-key: Bearer " + KEY.encode(),
+    b"Authorization: Bearer " + KEY.upper().encode(), b"Authorization: Bearer \xff\xfe",
 )  # fmt: skip
+NO_KEYS = (None, b"X-Other: " + KEY.encode(), b"Cookie: key=" + KEY.encode())
+
+
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_unknown_keys(name: str, key: bytes | None, server: Gateway, upstreams: Upstreams) -> None:
-    for target in (PATHS[name], b"/" + name.encode() + PATHS[name]):
-        with server.connect() as client:
-            got = client.ask(request(target, key=key))
-            assert got.status == 401
-            check_shape(name, got, 401)
-            assert got.get(b"x-should-retry") == [b"false"]
-            assert client.closes(), "its body was not read"
+def test_unknown_keys(name: str, gateway: StartGateway, upstreams: Upstreams) -> None:
+    """Twenty of them; those who show none are not counted."""
+    server = gateway(keyed(upstreams))
+    for key in (*NO_KEYS, *UNKNOWN_KEYS):
+        for target in (PATHS[name], b"/" + name.encode() + PATHS[name]):
+            with server.connect() as client:
+                got = client.ask(request(target, key=key))
+                assert got.status == 401, key
+                check_shape(name, got, 401)
+                assert got.get(b"x-should-retry") == [b"false"]
+                assert client.closes(), "its body was not read"
     assert nothing_went_up(upstreams)
 
 
