@@ -55,14 +55,14 @@ class Draft:
         """The file to be: a line for each key."""
         whole = msgspec.json.decode(self._raw, type=dict[str, msgspec.Raw])
         lines = [bytes(raw) for raw in self._entries()]
-        if msgspec.json.decode(whole["version"]) != VERSION:
-            lines = [msgspec.json.encode(msgspec.json.decode(line)) for line in lines]  # version 1 was indented
+        if msgspec.json.decode(whole["version"]) != VERSION:  # version 1 was indented
+            lines = [_compact(line) for line in lines]
         places = {key_id: place for place, key_id in enumerate(self.before.ids)}
         for key_id, entry in self._replaced.items():
             lines[places[key_id]] = msgspec.json.encode(entry)
         lines += [msgspec.json.encode(entry) for entry in self._added.values()]
         more = b"".join(
-            msgspec.json.encode(name) + b": " + bytes(value) + b", "
+            msgspec.json.encode(name) + b": " + _compact(bytes(value)) + b", "
             for name, value in whole.items()
             if name not in ("version", "keys")
         )
@@ -78,6 +78,10 @@ class Draft:
             other = self._taken.setdefault(digest, key)
             if other.id != key.id:
                 raise FluxenError(f"'{key.id}' would have the same key as '{other.id}'")
+
+
+def _compact(raw: bytes) -> bytes:
+    return msgspec.json.encode(msgspec.json.decode(raw))
 
 
 def _read_back(entry: dict[str, Any]) -> Stored:
