@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import typer
 
 from fluxen.errors import FluxenError
-from fluxen_cli import doctor, health, init, ledger, output, report, selftest, serve, sql, validate
+from fluxen_cli import config, doctor, health, init, ledger, output, reload, report, selftest, serve, sql, validate
 from fluxen_cli import run as running
 from fluxen_cli.demo import command as demo
 from fluxen_cli.keys import command as keys
@@ -39,6 +39,8 @@ def build() -> typer.Typer:
     app.add_typer(ledger.build(), name="ledger")
     app.add_typer(keys.build(), name="keys")
     app.command("validate")(validate.command)
+    app.command("reload")(reload.command)
+    app.add_typer(config.build(), name="config")
     app.command("health")(health.command)
     app.command("doctor")(doctor.command)
     app.command("self-test", hidden=True)(selftest.command)
