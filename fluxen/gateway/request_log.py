@@ -101,7 +101,9 @@ class RequestLog:
         read = (end.input_tokens or 0) + (end.cache_read_tokens or 0)
         read += (end.cache_write_5m_tokens or 0) + (end.cache_write_1h_tokens or 0)
         tokens = "" if end.input_tokens is None else f"{read:,}→{end.output_tokens or 0:,}"
-        cost = "" if end.cost_pico is None else f"${end.cost_pico / _PICO:,.6f}" if end.cost_pico else "$0"
+        cost = (
+            "" if end.cost_pico is None else f"${end.cost_pico / _PICO:,.6f}" if end.cost_pico else "$0" * bool(tokens)
+        )
         rest = [url, model, None if end.key_id is None else log.clean(end.key_id)]
         shown = "  ".join(text for text in rest if text)
         error = f"  {told}{end.error}{plain}" if end.error else ""

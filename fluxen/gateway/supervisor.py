@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from fluxen.errors import FluxenError
 from fluxen.gateway.channel import Channel
 from fluxen.gateway.conductor import Conductor
+from fluxen.telemetry.libraries import follow
 from fluxen.telemetry.log import Log
 from fluxen.telemetry.metrics import Metrics
 
@@ -175,6 +176,7 @@ class Supervisor:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             if child.worker is None:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the pipe, after the workers
+            follow(self._log.child(child.name))
             child.run(lower, self._life)
             code = 0
         except FluxenError as error:

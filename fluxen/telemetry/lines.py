@@ -98,7 +98,10 @@ def console_line(ts: str, level: str, process: str, event: str, fields: Mapping[
     else:
         tint = _COLOURS[level]
         line = f"{DIM}{ts}{PLAIN} {tint}{_SHOWN[level]:<5} {text}{PLAIN}{tail}  {DIM}({process}){PLAIN}{lines}"
-    return line.encode("utf-8", "replace")[:_LINE] + b"\n"
+    raw = line.encode("utf-8", "replace")
+    if len(raw) > _LINE:
+        raw = raw[:_LINE].decode("utf-8", "ignore").encode() + (PLAIN.encode() if colour else b"")
+    return raw + b"\n"
 
 
 def _quoted(value: Value) -> str:

@@ -34,14 +34,25 @@ REFUSED: Final = (
     "request_too_large",
     "method_not_allowed",
     "not_found",
+    "no_route",
+    "invalid_path",
     "unsupported_transfer_encoding",
     "expectation_failed",
     "gateway_full",
+    "tls_handshake_failed",
     "other",
 )
 """Codes of refusals that get no row. What a client sends must not make a new series, so the list is closed."""
 
 AUTH_FAILURES: Final = REFUSED[:6]
+
+MALFORMED: Final = (
+    "invalid_request",
+    "request_timeout",
+    "headers_too_large",
+    "unsupported_transfer_encoding",
+    "expectation_failed",
+)
 
 CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 """Of the status of requests that got a row."""
@@ -58,8 +69,6 @@ _FIELDS: Final = (
     "connections",
     "requests_in_flight",
     "body_bytes",
-    "throttled",
-    "malformed",
     "ledger_lost",
     "log_dropped",
     *(f"requests_{name}" for name in CLASSES),
@@ -146,9 +155,9 @@ class Metrics:
             ("auth_failures_total", "counter", "Those of them whose credential did not let them in.",
              {f'code="{code}"': total(f"refused_{code}") for code in AUTH_FAILURES}),
             ("throttled_total", "counter", "Requests of sources throttled for failed authentication.",
-             {"": total("throttled")}),
+             {"": total("refused_too_many_failures")}),
             ("malformed_requests_total", "counter", "What was not HTTP/1.1 as Fluxen accepts it.",
-             {"": total("malformed")}),
+             {"": sum(total(f"refused_{code}") for code in MALFORMED)}),
             ("connections", "gauge", "Client connections.", {"": total("connections")}),
             ("request_body_bytes", "gauge", "Bytes of request bodies held.", {"": total("body_bytes")}),
             ("parked_credentials", "gauge", "Provider credentials that are refused and not used.",
