@@ -215,10 +215,11 @@ class Router:
                     return upstream
             elsewhere = next((other for other in self.upstreams if other.provider == provider), None)
             if elsewhere is not None and elsewhere.dialect is not dialect:
+                which = f"the upstream {elsewhere.name}, which speaks" if self._tells else "an upstream that speaks"
                 raise NoRoute(
                     404, "no_route",
-                    f"the model {_clean(model or '')} is served by the upstream {elsewhere.name}, which speaks the "
-                    f"{elsewhere.dialect.name} protocol; call it by that protocol's path",
+                    f"the model {_clean(model or '')} is served by {which} the {elsewhere.dialect.name} protocol; call "
+                    "it by that protocol's path",
                 )  # fmt: skip
         if len(general) == 1:
             return general[0]
