@@ -174,6 +174,7 @@ class Reloader:
     def _load(self, found: set[Path]) -> Accepted:
         loaded = self._settle(self._configuration(found))
         loaded, restart = self._pinned(loaded)
+        found.update(cache_path(loaded.config.data_dir, url) for url in urls(loaded.config))
         snapshot = build(loaded, self._env, stored=self._keys())
         if snapshot.keys is None and self._running.keys is not None:
             raise ConfigError(

@@ -74,6 +74,9 @@ class Authority:
     def __init__(self) -> None:
         self._ca = trustme.CA()
 
+    def pem(self) -> bytes:
+        return self._ca.cert_pem.bytes()
+
     def client(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
         self._ca.configure_trust(context)
