@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 
 from fluxen.config import model as schema
 from fluxen.config.load import Loaded
+from fluxen.config.values import Secret
 from fluxen.errors import ConfigError
 from fluxen.gateway.listening import Patience, address_problems, certificate_warnings, server_context
 from fluxen.gateway.routes import Router, Upstream
-from fluxen.gateway.upstreams import behind_proxy, upstreams_of
+from fluxen.gateway.upstreams import behind_proxy, stand_ins, upstreams_of
 from fluxen.keys.client import OPEN, ClientKey, KeyIndex
 from fluxen.keys.jwks_documents import Documents, read_documents
 from fluxen.keys.known import FILE, Known, StoredKeys, known_keys
+from fluxen.keys.provider import Place, ProviderKeys
 from fluxen.keys.tokens import Tokens
 from fluxen.providers.catalogue import load_catalogue
 from fluxen.providers.dialect import dialects
@@ -65,12 +67,19 @@ def build(
         hint = (
             "fluxen init writes a configuration with a first client key; fluxen serve --first-key creates only the key"
         )
-    upstreams, wrong = upstreams_of(config, catalogue, env)
+    kept = ProviderKeys(config.data_dir)
+    stored_keys: Mapping[Place, Secret] = {}
+    try:
+        stored_keys = kept.read()
+    except ConfigError as error:
+        problems.append(error.message)
+    upstreams, wrong = upstreams_of(config, catalogue, env, stored_keys)
     problems += [loaded.problem(where, message) for where, message in wrong]
     if proxy := behind_proxy(upstreams, env):
         problems.append(proxy)
     problems += [loaded.problem(where, message) for where, message in address_problems(config)]
-    warnings = [*loaded.warnings, *known.warnings]
+    warnings = [*loaded.warnings, *known.warnings, *kept.exposed()]
+    warnings += [loaded.problem(where, message) for where, message in stand_ins(config, upstreams, stored_keys)]
     if config.server.tls is not None:
         try:
             shown = certificate_warnings(server_context(config.server.tls), config.server.tls)

@@ -5,36 +5,63 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
 from fluxen.config import model as schema
 from fluxen.config.document import Where
+from fluxen.config.values import Secret
 from fluxen.errors import ConfigError
 from fluxen.gateway.certificates import Trust, client_context
 from fluxen.gateway.credentials import Credential
 from fluxen.gateway.pool import Origin
 from fluxen.gateway.routes import HOME, Upstream
 from fluxen.gateway.timers import ticks
+from fluxen.keys.provider import NAME, Place
 from fluxen.providers.catalogue import Provider, provider_of_upstream
 from fluxen.providers.dialect import dialects
 
+NONE_STORED: Final[Mapping[Place, Secret]] = {}
 _PORTS: Final = {"http": 80, "https": 443}
 
 
 def upstreams_of(
-    config: schema.Config, catalogue: Mapping[str, Provider], env: Mapping[str, str]
+    config: schema.Config,
+    catalogue: Mapping[str, Provider],
+    env: Mapping[str, str],
+    stored: Mapping[Place, Secret] = NONE_STORED,
 ) -> tuple[list[Upstream], list[tuple[Where, str]]]:
-    """The upstreams, in the order of the file, and what is wrong with others: where, and a message."""
+    """The upstreams, in the order of the file, and what is wrong with others: where, and a message. stored: keys that
+    stand in for those of the file."""
     upstreams: list[Upstream] = []
     problems: list[tuple[Where, str]] = []
-    for name, section in _sections(config, catalogue, env).items():
+    for name, section in _sections(config, catalogue, env, stored).items():
         try:
-            upstreams.append(_upstream(config, name, section, catalogue, env))
+            upstreams.append(_upstream(config, name, section, catalogue, env, stored))
         except ConfigError as error:
             problems.append((("upstreams", name), error.message))
     return upstreams, problems
+
+
+def stand_ins(
+    config: schema.Config, upstreams: Sequence[Upstream], stored: Mapping[Place, Secret]
+) -> Iterator[tuple[Where, str]]:
+    """What to say of stored keys: which of the file's are not in use because of them, and which are for nothing."""
+    known = {upstream.name for upstream in upstreams}
+    for name, credential in stored:
+        where: Where = ("upstreams", name)
+        section = config.upstreams.by_name.get(name, schema.Upstream())
+        names = [one.name for one in section.credentials or ()]
+        if name not in known:
+            yield ("upstreams",), f"{NAME} has a key for '{name}', and there is no such upstream"
+        elif credential in names:
+            yield (*where, "credentials", names.index(credential), "api_key"), f"the key in {NAME} is used instead"
+        elif credential is not None or names:
+            for_what = "its api_key" if credential is None else f"its credential '{credential}'"
+            yield where, f"{NAME} has a key for {for_what}, and there is none: it is not used"
+        elif section.api_key is not None:
+            yield (*where, "api_key"), f"the key in {NAME} is used instead"
 
 
 def behind_proxy(upstreams: Sequence[Upstream], env: Mapping[str, str]) -> str | None:
@@ -50,14 +77,15 @@ def behind_proxy(upstreams: Sequence[Upstream], env: Mapping[str, str]) -> str |
 
 
 def _sections(
-    config: schema.Config, catalogue: Mapping[str, Provider], env: Mapping[str, str]
+    config: schema.Config, catalogue: Mapping[str, Provider], env: Mapping[str, str], stored: Mapping[Place, Secret]
 ) -> Mapping[str, schema.Upstream]:
     """The upstreams of the file; without any, the providers that the dialects come from and those whose key is in
-    the environment."""
+    the environment, or stored."""
     if config.upstreams.by_name:
         return config.upstreams.by_name
     names = [*HOME.values()]
     names += [provider.name for provider in dict.fromkeys(catalogue.values()) if any(env.get(n) for n in provider.env)]
+    names += [name for name, credential in stored if credential is None and name in catalogue]
     return {name: schema.Upstream(request_path=f"/{name}") for name in dict.fromkeys(names)}
 
 
@@ -67,6 +95,7 @@ def _upstream(
     section: schema.Upstream,
     catalogue: Mapping[str, Provider],
     env: Mapping[str, str],
+    stored: Mapping[Place, Secret],
 ) -> Upstream:
     known = provider_of_upstream(name, section.target_url, catalogue)
     target = section.target_url or (known.base_url if known else None)
@@ -99,7 +128,7 @@ def _upstream(
         credential_header=like.credential_header.encode("ascii"),
         credentials=tuple(
             Credential(called, f"{like.credential_scheme}{key}".encode("latin-1"))
-            for called, key in _keys(name, section, known, env)
+            for called, key in _keys(name, section, known, env, stored)
         ),
         models=_globs(section.models),
         connect_seconds=limits.connect,
@@ -108,10 +137,18 @@ def _upstream(
     )
 
 
-def _keys(name: str, section: schema.Upstream, known: Provider | None, env: Mapping[str, str]) -> list[tuple[str, str]]:
+def _keys(
+    name: str,
+    section: schema.Upstream,
+    known: Provider | None,
+    env: Mapping[str, str],
+    stored: Mapping[Place, Secret],
+) -> list[tuple[str, str]]:
     """The provider's keys, each behind what to call it in rows: never the key itself."""
     if section.credentials:
-        return [(credential.name, credential.api_key.reveal()) for credential in section.credentials]
+        return [(one.name, stored.get((name, one.name), one.api_key).reveal()) for one in section.credentials]
+    if (kept := stored.get((name, None))) is not None:
+        return [(kept.reference or name, kept.reveal())]
     if section.api_key is not None:
         return [(section.api_key.reference or name, section.api_key.reveal())]
     if known is not None and section.target_url is None:
