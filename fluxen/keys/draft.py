@@ -18,10 +18,10 @@ _EMPTY = b'{"version": 2, "keys": []}'
 class Draft:
     """What the file says, and what it is to say."""
 
-    def __init__(self, raw: bytes | None) -> None:
-        """raw: the file as it is; None without one. Raises BrokenKeysError."""
-        self._raw = _EMPTY if raw is None else raw
-        self.before: Stored = parse(self._raw)
+    def __init__(self, raw: bytes = _EMPTY, before: Stored | None = None) -> None:
+        """raw: the file as it is, and what it says. Raises BrokenKeysError."""
+        self._raw = raw
+        self.before: Stored = before or parse(raw)
         self._taken = dict(self.before.digests)
         self._added: dict[str, dict[str, Any]] = {}
         self._replaced: dict[str, dict[str, Any]] = {}
@@ -54,19 +54,28 @@ class Draft:
     def content(self) -> bytes:
         """The file to be: a line for each key."""
         whole = msgspec.json.decode(self._raw, type=dict[str, msgspec.Raw])
-        lines = [bytes(raw) for raw in self._entries()]
-        if msgspec.json.decode(whole["version"]) != VERSION:  # version 1 was indented
-            lines = [_compact(line) for line in lines]
-        places = {key_id: place for place, key_id in enumerate(self.before.ids)}
-        for key_id, entry in self._replaced.items():
-            lines[places[key_id]] = msgspec.json.encode(entry)
-        lines += [msgspec.json.encode(entry) for entry in self._added.values()]
+        added = [msgspec.json.encode(entry) for entry in self._added.values()]
+        if self._replaced or msgspec.json.decode(whole["version"]) != VERSION:
+            lines = [*self._lines(whole), *added]
+        else:  # whatever is there stays as it lies there
+            there = bytes(whole["keys"]).strip()[1:-1].strip()
+            lines = [there, *added] if there else added
         more = b"".join(
             msgspec.json.encode(name) + b": " + _compact(bytes(value)) + b", "
             for name, value in whole.items()
             if name not in ("version", "keys")
         )
         return b'{"version": %d, %b"keys": [\n%b\n]}\n' % (VERSION, more, b",\n".join(lines))
+
+    def _lines(self, whole: dict[str, msgspec.Raw]) -> list[bytes]:
+        """The keys that were there, changed or not."""
+        lines = [bytes(raw) for raw in self._entries()]
+        if msgspec.json.decode(whole["version"]) != VERSION:  # version 1 was indented
+            lines = [_compact(line) for line in lines]
+        places = {key_id: place for place, key_id in enumerate(self.before.ids)}
+        for key_id, entry in self._replaced.items():
+            lines[places[key_id]] = msgspec.json.encode(entry)
+        return lines
 
     def _entries(self) -> list[msgspec.Raw]:
         whole = msgspec.json.decode(self._raw, type=dict[str, msgspec.Raw])

@@ -96,7 +96,7 @@ def _entry(draft: Draft, key_id: str, written: WrittenKey | None) -> StoredKey:
         return found
     if written is None:
         raise FluxenError(f"there is no key '{key_id}'", hint="fluxen keys list --all shows all there are")
-    return Draft(None).add(_first_entry(written))
+    return Draft().add(_first_entry(written))
 
 
 def _change(draft: Draft, key_id: str, written: WrittenKey | None, changes: dict[str, Any]) -> StoredKey:

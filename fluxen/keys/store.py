@@ -31,6 +31,7 @@ class KeyStore:
 
     def __init__(self, data_dir: Path) -> None:
         self.path = data_dir / NAME
+        self._last: tuple[bytes, Stored] | None = None
 
     def read(self) -> Stored | None:
         """The keys; None without a file. Raises ConfigError when it can't be used: a gateway that took a broken file
@@ -51,10 +52,12 @@ class KeyStore:
 
     def parse(self, raw: bytes) -> Stored:
         """What such a file says; looks at no file itself. Raises ConfigError when it can't be used."""
-        try:
-            return parse(raw)
-        except BrokenKeysError as error:
-            raise self._unusable(error) from None
+        if self._last is None or self._last[0] != raw:  # a command that looks before it changes reads it once
+            try:
+                self._last = (raw, parse(raw))
+            except BrokenKeysError as error:
+                raise self._unusable(error) from None
+        return self._last[1]
 
     def exposed(self) -> Iterator[str]:
         """Warnings when others can open the file."""
@@ -84,10 +87,8 @@ class KeyStore:
     def change(self) -> Iterator[Draft]:
         """The file to be changed while nobody else does; written when the block ends without an error."""
         with self._locked():
-            try:
-                draft = Draft(self.raw())
-            except BrokenKeysError as error:
-                raise self._unusable(error) from None
+            raw = self.raw()
+            draft = Draft() if raw is None else Draft(raw, self.parse(raw))
             yield draft
             if draft.changed:
                 write_whole(self.path, draft.content())

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -60,15 +61,18 @@ class _File(msgspec.Struct):
 
 def parse(raw: bytes) -> Stored:
     """Raises BrokenKeysError for the first thing that is wrong."""
-    return _Parser(_entries(raw)).stored()
+    # JSON has no bare control character in a string: without backslash, DEL and non-ASCII each is printable ASCII.
+    printable = raw.isascii() and b"\\" not in raw and b"\x7f" not in raw
+    return _Parser(_entries(raw), printable=printable).stored()
 
 
 def _entries(raw: bytes) -> list[StoredKey]:
     try:
+        raw.decode()  # what isn't looked at is not checked below
         found = msgspec.json.decode(raw, type=_File)
     except (ValueError, RecursionError):
         _explain(raw)
-        raise
+        raise BrokenKeysError("has a name twice in one entry") from None  # the first is wrong, the last is not
     if not _OLDEST <= found.version <= VERSION:
         _explain(raw)
     return found.keys
@@ -114,15 +118,19 @@ class _Limits(msgspec.Struct, frozen=True):
 class _Parser:
     """Checks entries and makes ClientKeys of them. What many of them have in common is checked once."""
 
-    def __init__(self, keys: list[StoredKey]) -> None:
+    def __init__(self, keys: list[StoredKey], *, printable: bool) -> None:
+        """printable: every text among them is known to be printable ASCII."""
         self._keys = keys
+        self._printable = printable
         self._limits: dict[tuple[object, ...], _Limits] = {}
         self._moments: dict[str, float] = {}
 
     def stored(self) -> Stored:
         keys, limits = self._keys, self._limits
         ids = {key.id: key for key in keys}
-        self._check_texts(ids)
+        self._check_ids(ids)
+        if not self._printable:
+            self._check_texts()
         digests: dict[bytes, StoredKey] = {}
         clients: dict[bytes, ClientKey] = {}
         for index, key in enumerate(keys):
@@ -166,28 +174,29 @@ class _Parser:
             if key.revoked is None:
                 clients[digest] = msgspec.structs.replace(client, until=until)
 
-    def _check_texts(self, ids: Mapping[str, StoredKey]) -> None:
-        """What may stand in ids, names and labels: of all of them at once, for that costs a tenth."""
+    def _check_ids(self, ids: Mapping[str, StoredKey]) -> None:
+        if len(ids) == len(self._keys):
+            return
+        seen: dict[str, int] = {}
+        for index, key in enumerate(self._keys):
+            if (first := seen.setdefault(key.id, index)) != index:
+                raise self._wrong(index, "id", f"is that of keys[{first}], too")
+
+    def _check_texts(self) -> None:
+        """What ids, names and labels are made of: of all of them at once, for that costs a tenth."""
         keys = self._keys
-        if len(ids) != len(keys):
-            seen: dict[str, int] = {}
-            for index, key in enumerate(keys):
-                if (first := seen.setdefault(key.id, index)) != index:
-                    raise self._wrong(index, "id", f"is that of keys[{first}], too")
-        if not _printable_ascii(ids):
-            raise self._first("id", lambda key: _printable_ascii((key.id,)))
-        for field_name in ("team", "project"):
-            found = {getattr(key, field_name) for key in keys} - {None}
+        tags = [key.tags for key in keys if key.tags]
+        texts: dict[str, Iterable[str]] = {
+            "id": (key.id for key in keys),
+            "team": {key.team for key in keys if key.team is not None},
+            "project": {key.project for key in keys if key.project is not None},
+            "tags": chain(chain.from_iterable(tags), chain.from_iterable(one.values() for one in tags)),
+        }
+        for field_name, found in texts.items():
             if not _printable_ascii(found):
                 raise self._first(field_name, partial(_plain, field_name))
         if not "".join([key.name for key in keys if key.name is not None]).isprintable():
             raise self._first("name", lambda key: key.name is None or key.name.isprintable())
-        tags = [key.tags for key in keys if key.tags]
-        if tags and not (
-            _printable_ascii([name for one in tags for name in one])
-            and _printable_ascii([value for one in tags for value in one.values()])
-        ):
-            raise self._first("tags", lambda key: _printable_ascii([*(key.tags or {}), *(key.tags or {}).values()]))
 
     def _check_limits(self, index: int, wanted: tuple[Any, ...]) -> _Limits:
         names = ("upstreams", "models", "routes", "networks")
@@ -229,8 +238,8 @@ def _printable_ascii(texts: Iterable[str]) -> bool:
 
 
 def _plain(field_name: str, key: StoredKey) -> bool:
-    value = getattr(key, field_name)
-    return value is None or _printable_ascii((value,))
+    value = getattr(key, field_name) or ""
+    return _printable_ascii([*value, *value.values()] if isinstance(value, dict) else [value])
 
 
 def _digest(text: str) -> bytes | None:

@@ -15,6 +15,7 @@ from fluxen_cli.tags import parse_tags
 
 if TYPE_CHECKING:
     from fluxen.config.access import StaticKey
+    from fluxen.keys.stored import Stored
 
 Listed = list[str] | None
 END = "90d, 12h (from now), 2027-01-31 (its midnight, UTC), 2027-01-31T18:00:00Z or never."
@@ -68,11 +69,11 @@ def command(
     }
     key = _checked({name: value for name, value in fields.items() if value is not None})
     place = Place(data_dir, config)
-    _check_id(place, key_id)
+    stored = _check_id(place, key_id)
     if problems := place.check_upstreams(key.upstreams or ()):
         raise typer.BadParameter("; ".join(problems), param_hint="'--upstream'")
     gateways = Gateways(place.folder)
-    first = place.store.raw() is None and not place.written.keys
+    first = stored is None and not place.written.keys
     entry = entry_of(key, now)
     secret = place.store.create(key_id, {name: value for name, value in entry.items() if name not in ("id", "hash")})
     shown(place, {**entry, "key": secret}, gateways, as_json, f"The key '{key_id}', kept as its hash in")
@@ -105,7 +106,7 @@ def shown(place: Place, entry: dict[str, Any], gateways: Gateways, as_json: bool
         output.note(said)
 
 
-def _check_id(place: Place, key_id: str) -> None:
+def _check_id(place: Place, key_id: str) -> Stored | None:
     """An id of the configuration would be replaced by the new key: that is what rotating is for."""
     stored = place.store.read()
     if stored is not None and (there := stored.ids.get(key_id)):
@@ -117,6 +118,7 @@ def _check_id(place: Place, key_id: str) -> None:
         raise _taken(key_id, str(place.store.path))
     if (written := place.written.keys.get(key_id)) is not None:
         raise _taken(key_id, written.where)
+    return stored
 
 
 def _taken(key_id: str, where: str) -> FluxenError:
