@@ -102,9 +102,12 @@ def serve(
 
     def accepting() -> None:
         for warning in snapshot.warnings:
-            log.warning("configuration", message=warning)
+            log.warning("config_warning", warning=warning)
         for problem in unfetched:
             log.warning("key_set", reason=problem)
+        log.event(
+            "started", version=__version__, pid=os.getpid(), workers=server.workers, address=":".join(map(str, address))
+        )
         started(snapshot, *address)
         _ready(env)
 

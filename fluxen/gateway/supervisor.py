@@ -230,6 +230,7 @@ class Supervisor:
             )
 
     def _stop(self) -> None:
+        self._log.event("stopping")
         self._conductor.bindings.close()
         workers = [child for child in self._children if child.worker is not None]
         for child in workers:
@@ -239,6 +240,8 @@ class Supervisor:
         os.close(self._held)
         self._await([child for child in self._children if child.worker is None], _COMPACTOR_GRACE)
         self._conductor.close()
+        self._log.event("stopped")
+        self._log.close()
 
     def _await(self, children: list[Child], limit: float) -> None:
         """Wait for these to end, and kill what has not ended in time, or when told to stop once more."""

@@ -22,6 +22,8 @@ _LINE: Final = 4000
 RED, YELLOW, GREEN, DIM, PLAIN = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[2m", "\x1b[0m"
 _COLOURS: Final = {"debug": DIM, "info": "", "warning": YELLOW, "error": RED}
 _SHOWN: Final = {"debug": "debug", "info": "info", "warning": "WARN", "error": "ERROR"}
+_SENTENCES: Final = ("message", "warning", "problems", "reason")
+"""Fields that a person reads without their names."""
 _HIDDEN: Final = re.compile(r"[^\x20-\x7e]")
 _BARE: Final = re.compile(r"[A-Za-z0-9_./:@$*+%~,-]+")
 
@@ -87,7 +89,7 @@ def _cut(name: str, value: Value) -> Value:
 def console_line(ts: str, level: str, process: str, event: str, fields: Mapping[str, Value], *, colour: bool) -> bytes:
     """`14:05:09 WARN  unreachable: connection refused  upstream=openai  (worker 0)`"""
     shown = dict(fields)
-    said = [str(text) for text in (shown.pop("message", None), shown.pop("reason", None)) if text]
+    said = [str(text) for text in (shown.pop(name, None) for name in _SENTENCES) if text]
     trace = shown.pop("traceback", None)
     text = ": ".join((event.replace("_", " "), *said))
     rest = "  ".join(f"{name}={_quoted(value)}" for name, value in shown.items() if value is not None)

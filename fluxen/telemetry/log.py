@@ -109,6 +109,11 @@ class Log:
     def error(self, event: str, **fields: object) -> None:
         self._say("error", event, fields)
 
+    def event(self, event: str, **fields: object) -> None:
+        """What a log pipeline should know and a person at a terminal sees anyway."""
+        if not self.console:
+            self._say("info", event, fields)
+
     def bug(self, event: str, error: BaseException, **fields: object) -> None:
         """An exception that nobody expected, with its traceback."""
         text = "".join(traceback.format_exception(error)).rstrip()

@@ -40,6 +40,9 @@ REFUSED: Final = (
     "expectation_failed",
     "gateway_full",
     "tls_handshake_failed",
+    "invalid_admin_key",
+    "cross_site",
+    "unsupported_media_type",
     "other",
 )
 """Codes of refusals that get no row. What a client sends must not make a new series, so the list is closed."""

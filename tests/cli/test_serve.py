@@ -79,9 +79,10 @@ def test_warnings_come_on_stderr(start: Start, tmp_path: Path) -> None:
     assert "Clients need a client key" in said
     process.terminate()
     _, err = process.communicate(timeout=60)
-    [line] = [json.loads(line) for line in err.splitlines()]
-    assert (line["level"], line["process"], line["event"]) == ("warning", "supervisor", "configuration")
-    assert line["message"].startswith("fluxen.yaml:1:24: api_keys.jwt[0].key: shorter than 32 bytes")
+    line, *others = [json.loads(line) for line in err.splitlines()]
+    assert (line["level"], line["process"], line["event"]) == ("warning", "supervisor", "config_warning")
+    assert line["warning"].startswith("fluxen.yaml:1:24: api_keys.jwt[0].key: shorter than 32 bytes")
+    assert [line["event"] for line in others] == ["started", "stopping", "stopped"]
 
 
 def test_a_bad_file_starts_nothing(fluxen: Fluxen, tmp_path: Path) -> None:
