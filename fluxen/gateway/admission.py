@@ -11,7 +11,7 @@ import fnmatch
 import functools
 import re
 import time
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from fluxen.gateway.head import FETCH_SITE, ORIGIN, PROXIED, RequestHead
@@ -40,9 +40,11 @@ _UNKNOWN = Fault(401, "invalid_api_key", "the API key is missing or not known to
 _UPSTREAM = Fault(403, "upstream_not_allowed", "this key may not use this upstream")
 _ROUTE = Fault(403, "route_not_allowed", "this key may not call this path")
 _SPELLED = Fault(400, "invalid_path", "this key is restricted: its paths are written without %, ';' and the like")
-_HOST = Fault(403, "host_not_allowed", "without api_keys this gateway answers to localhost only")
-_PROXY = Fault(403, "proxy_not_allowed", "without api_keys this gateway does not answer what a proxy hands on")
-_BROWSER = Fault(403, "browser_not_allowed", "without api_keys this gateway does not answer web pages")
+_TRESPASS: Final = {
+    "host": Fault(403, "host_not_allowed", "without api_keys this gateway answers to localhost only"),
+    "proxy": Fault(403, "proxy_not_allowed", "without api_keys this gateway does not answer what a proxy hands on"),
+    "browser": Fault(403, "browser_not_allowed", "without api_keys this gateway does not answer web pages"),
+}
 
 
 def carried(head: RequestHead, key_parameter: bytes | None) -> bytes:
@@ -58,7 +60,8 @@ def identify(snapshot: Snapshot, head: RequestHead, token: bytes, two: bool) -> 
     if two:
         return _TWO
     if snapshot.keys is None:
-        return _open_mode_fault(head) or snapshot.everyone
+        reason = trespass(head)
+        return snapshot.everyone if reason is None else _TRESPASS[reason]
     if not token or len(token) > LONGEST_KEY:
         return _UNKNOWN
     key = snapshot.keys.find(token)
@@ -113,16 +116,17 @@ def _token(name: bytes, value: bytes) -> bytes:
     return value.strip()
 
 
-def _open_mode_fault(head: RequestHead) -> Fault | None:
-    """Open mode is for programs on this machine: no web page and no stranger may spend the user's money."""
+def trespass(head: RequestHead) -> Literal["host", "browser", "proxy"] | None:
+    """What tells that a request without a key does not come from a program on this machine, although its connection
+    does: no web page and no stranger may do anything in the user's name."""
     host = b"localhost" if head.host is None else head.host.lower()  # HTTP/1.0 may leave it out, a browser can't
     name, colon, port = host.rpartition(b":")
     if colon and port.isdigit():
         host = name
     if host not in _LOCAL_HOSTS:
-        return _HOST
+        return "host"
     if ORIGIN in head.noted or head.noted.get(FETCH_SITE, b"none") not in (b"none", b"same-origin"):
-        return _BROWSER
+        return "browser"
     if PROXIED in head.noted:  # most proxies call what is behind them by its own address: everybody would be local
-        return _PROXY
+        return "proxy"
     return None

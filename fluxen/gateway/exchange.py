@@ -63,7 +63,7 @@ class Exchange(Intake):
         self._body_size = self._reserved = self._loose = 0
         self._begin: Begin | None = None
         self._connection = None
-        self._deferred: tuple[int, bytes, str | None, int | None] | None = None
+        self._deferred: tuple[int, bytes, str | None, int | None, str] | None = None
         self._meter = None
         self._last: bytes | None = None  # the last of the answer, until its row is written
         self._attempts = self._status = self._response_bytes = 0
@@ -140,20 +140,27 @@ class Exchange(Intake):
             body = self._opening.dialect.error_body(status, code, message)
             self._answer(status, body, error or code, retry_after)
 
-    def answer(self, status: int, body: bytes) -> None:
+    def answer(self, status: int, body: bytes, kind: str = "application/json") -> None:
         """Fluxen's own answer to a request for one of its own endpoints."""
         if not self._finished:
-            self._answer(status, body, None)
+            self._answer(status, body, None, kind=kind)
 
-    def _answer(self, status: int, body: bytes, error: str | None, retry_after: int | None = None) -> None:
+    @property
+    def has_body(self) -> bool:
+        return self._length != 0
+
+    def _answer(
+        self, status: int, body: bytes, error: str | None, retry_after: int | None = None,
+        kind: str = "application/json",
+    ) -> None:  # fmt: skip
         client = self._client
         if not self._t_complete and not self._length:
-            self._deferred = (status, body, error, retry_after)  # the request ends with its head: wait for its end
+            self._deferred = (status, body, error, retry_after, kind)  # the request ends with its head: not yet
             return
         keep = self._keep and self._t_complete > 0.0 and not self._worker.draining
         answer = reply(
             status, body, request_id=self._id, close=not keep, without_body=self._opening.is_head,
-            retry_after=retry_after,
+            retry_after=retry_after, kind=kind,
         )  # fmt: skip
         self._status = status
         self._answering = False  # what an upstream's head said never reached the client

@@ -53,8 +53,6 @@ _KINDS: Final[dict[bytes, int]] = {
     b"sec-fetch-site": FETCH_SITE,
     b"forwarded": PROXIED,
     b"x-forwarded-for": FORWARDED_FOR,
-    b"x-forwarded-host": PROXIED,
-    b"x-forwarded-proto": PROXIED,
     b"x-real-ip": PROXIED,
 }
 _NEVER_NOMINATED: Final = (b"host", b"content-length", b"transfer-encoding", b"close", b"keep-alive")
@@ -68,7 +66,9 @@ class HeaderKinds(dict[bytes, int]):
 
     def __missing__(self, name: bytes) -> int:
         low = name.lower()
-        kind = _KINDS.get(low, DROP if low.startswith(b"x-fluxen-") else FORWARD)
+        kind = _KINDS.get(low)
+        if kind is None:
+            kind = DROP if low.startswith(b"x-fluxen-") else PROXIED if low.startswith(b"x-forwarded-") else FORWARD
         if len(self) < self.REMEMBERED and len(name) <= 64:
             self[name] = kind
         return kind

@@ -21,7 +21,7 @@ import contextlib
 import re
 import socket
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import httptools
 
@@ -66,6 +66,8 @@ class Listener(asyncio.Protocol):
         "worker",
         "writable",
     )
+
+    admin: ClassVar = False
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -206,7 +208,7 @@ class Listener(asyncio.Protocol):
         if not self._accepted:
             self._refuse(400, "invalid_request", "malformed HTTP")
             return
-        opening, length = self.worker.openings.find(whole[:end])
+        opening, length = self._find(whole[:end])
         if upgrade:
             head = opening.head
             self._parser = httptools.HttpRequestParser(self)
@@ -224,6 +226,9 @@ class Listener(asyncio.Protocol):
             self._read_body(rest)
         else:
             self.worker.wheel.arm(self, self.worker.snapshot.patience.body)
+
+    def _find(self, raw: bytes) -> tuple[Opening, int | None]:
+        return self.worker.openings.find(raw)
 
     def _read_body(self, data: bytes) -> None:
         left = self._body_left
@@ -389,3 +394,16 @@ class Listener(asyncio.Protocol):
         if self.exchange is None and self.transport is not None and not self._closing:
             self._closing = True
             self.transport.close()
+
+
+class AdminListener(Listener):
+    """One connection to the address of Fluxen's own endpoints."""
+
+    __slots__ = ()
+    admin = True
+
+    def _take_known(self, _data: bytes) -> bool:
+        return False
+
+    def _find(self, raw: bytes) -> tuple[Opening, int | None]:
+        return self.worker.openings.own(raw)

@@ -142,7 +142,8 @@ def address_problems(config: Config) -> Iterator[tuple[Where, str]]:
 
 def shared(config: Config) -> bool:
     """Whether Fluxen's own endpoints are on the address that clients call."""
-    return config.admin is not None and config.admin.bind_address == config.server.bind_address
+    public = config.server.bind_address
+    return config.admin is not None and config.admin.bind_address == public and public.port != 0
 
 
 def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, object]:

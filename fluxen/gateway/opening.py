@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Final
+from typing import ClassVar, Final
 
 from fluxen.gateway.address import client_address
 from fluxen.gateway.admission import GUESSED, Fault, carried, identify, may_go, may_use
@@ -92,6 +92,9 @@ class Opening:
         "tags",
         "user_agent",
     )
+
+    admin: ClassVar = False
+    """Whether it came by the address of Fluxen's own endpoints."""
 
     def __init__(self, head: RequestHead, snapshot: Snapshot) -> None:
         self.head = head
@@ -243,6 +246,20 @@ class Opening:
         return Forward(*head.compiled(target, upstream.host, carrier, own, self.held), credential)
 
 
+class AdminOpening(Opening):
+    """One by the address of Fluxen's own endpoints: there is nothing else, and client keys mean nothing there."""
+
+    __slots__ = ()
+    admin = True
+
+    def _decide(
+        self, _snapshot: Snapshot, _token: bytes, _two: bool
+    ) -> tuple[ClientKey | None, Route | None, Fault | None]:
+        if self.head.fault is not None:
+            return None, None, Fault(*self.head.fault)
+        return None, None, None if self.own else Fault(404, "not_found", "only Fluxen's own endpoints are here: /-/…")
+
+
 class Openings:
     """The openings of one snapshot, by their heads."""
 
@@ -276,6 +293,11 @@ class Openings:
         if digits is None:
             return opening, opening.head.length or 0
         return (opening, int(digits)) if digits.isdigit() and len(digits) < 16 else None
+
+    def own(self, raw: bytes) -> tuple[Opening, int | None]:
+        """As find, on the address of Fluxen's own endpoints. Nothing is remembered."""
+        opening = AdminOpening(RequestHead(raw, self._kinds), self._snapshot)
+        return opening, opening.head.length
 
     def refused(self, seen: bytes, fault: Fault) -> Opening:
         """The opening of what is no request. seen: its first bytes; they tell whose protocol to answer in."""

@@ -11,14 +11,15 @@ _NO_RETRY = (401, 403)
 
 
 def reply(
-    status: int, body: bytes, *, request_id: str | None, close: bool, without_body: bool, retry_after: int | None = None
-) -> bytes:
-    """A whole answer with a JSON body. without_body: to a HEAD request. retry_after in seconds."""
+    status: int, body: bytes, *, request_id: str | None, close: bool, without_body: bool,
+    retry_after: int | None = None, kind: str = "application/json",
+) -> bytes:  # fmt: skip
+    """A whole answer. without_body: to a HEAD request. retry_after in seconds. kind: its media type."""
     try:
         reason = HTTPStatus(status).phrase
     except ValueError:
         reason = ""
-    head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
     if request_id is not None:
         head += f"x-fluxen-id: {request_id}\r\n"
     if status in _NO_RETRY:

@@ -56,6 +56,11 @@ class Row:
     _worker: Worker
 
     @property
+    def peer(self) -> str:
+        """Who is connected, perhaps a proxy."""
+        return self._client.peer
+
+    @property
     def client_ip(self) -> str:
         """Who is at the other end."""
         return self._opening.caller(self._client.peer)

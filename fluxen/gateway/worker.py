@@ -26,7 +26,7 @@ from fluxen.gateway.credentials import Parking
 from fluxen.gateway.exchange import Exchange
 from fluxen.gateway.follower import Follower, Opened
 from fluxen.gateway.head import HeaderKinds
-from fluxen.gateway.listener import Listener
+from fluxen.gateway.listener import AdminListener, Listener
 from fluxen.gateway.opening import Openings
 from fluxen.gateway.pool import Origin, Pool
 from fluxen.gateway.request_log import RequestLog
@@ -45,6 +45,7 @@ from fluxen.telemetry.settings import Settings
 
 _LAST_WORDS = 0.3
 """Seconds between the end of accepting and the closing of idle connections: a request may be on its way on one."""
+ADMIN_CONNECTIONS = 64
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -91,6 +92,8 @@ class Worker:
         self._published: dict[str, int] = {}
         self._pools: dict[Origin, Pool] = {}
         self._listeners: set[Listener] = set()
+        self._admins = 0
+        """How many of them are on the address of Fluxen's own endpoints: they take no room from clients."""
         self._saying: list[Exchange] = []
         self._connecting: set[asyncio.Task[None]] = set()
         self._empty: asyncio.Future[None] | None = None
@@ -120,8 +123,12 @@ class Worker:
     # --- for listeners
 
     def admin_listener(self) -> asyncio.Protocol:
-        """The same on the address of Fluxen's own endpoints."""
-        return self.listener()
+        """The same on the address of Fluxen's own endpoints. Loopback is plain: a certificate would have the wrong name
+        there."""
+        listener, admin = AdminListener(self), self.snapshot.config.admin
+        if self.tls is None or admin is None or admin.bind_address.loopback:
+            return listener
+        return TlsConnection(self, self.tls, listener)
 
     def listener(self) -> asyncio.Protocol:
         """For a connection that was just accepted."""
@@ -131,13 +138,19 @@ class Worker:
     def admit(self, listener: Listener) -> bool:
         """Whether there is room for another connection. Only one that was admitted takes room."""
         server = self.snapshot.config.server
-        if len(self._listeners) >= -(-server.max_connections // server.workers):
+        if listener.admin:
+            if self._admins >= ADMIN_CONNECTIONS:
+                return False
+            self._admins += 1
+        elif len(self._listeners) - self._admins >= -(-server.max_connections // server.workers):
             return False
         self._listeners.add(listener)
         return True
 
     def dismiss(self, listener: Listener) -> None:
-        self._listeners.discard(listener)
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+            self._admins -= listener.admin
         if self._empty is not None and not self._listeners and not self._empty.done():
             self._empty.set_result(None)
 

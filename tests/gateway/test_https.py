@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import select
 import socket
@@ -354,7 +355,7 @@ def test_the_client_leaves(server: Gateway, upstream: Upstream, authority: trust
         got += sock.recv(65536)
     if goodbye == "close_notify":
         sock.setblocking(False)
-        with pytest.raises(ssl.SSLWantReadError):
+        with contextlib.suppress(ssl.SSLWantReadError):  # the gateway's own goodbye need not be here yet
             sock.unwrap()
     elif goodbye == "FIN":
         sock.shutdown(socket.SHUT_WR)
