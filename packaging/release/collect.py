@@ -20,7 +20,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LOCK = HERE.parent / "requirements.lock"
-PACKAGES = ("libicu72", "libyaml-0-2")
+PACKAGES = ("libffi8", "libicu72", "libyaml-0-2")
+CRATES = ("cryptography", "pydantic-core")  # written in Rust: their wheels list what is in them
 DUCKDB = "external/duckdb/third_party"
 NOT_LINUX = ("r-efi", "wasi", "wit-bindgen-rt")  # in the lists of crates, not in what is built for Linux
 
@@ -40,8 +41,10 @@ def duckdb(name: str, licence: str, text: str = "") -> Library:
 
 LINKED: dict[str, tuple[Library, ...]] = {
     "brotli": (),  # the wheel is the library, under the same licence
+    "cffi": (Library("libffi", "MIT", "/usr/share/doc/libffi8/copyright"),),
+    "cryptography": (Library("openssl", "Apache-2.0", "LICENSE.APACHE"),),  # the wheel says which version
     "msgspec": (),
-    "pydantic-core": (),  # crates: its wheel lists them
+    "pydantic-core": (),
     "httptools": (
         Library(
             "llhttp", "MIT", "vendor/llhttp/LICENSE", "vendor/llhttp/include/llhttp.h",
@@ -98,12 +101,12 @@ def main() -> None:
     for name, libraries in sorted(LINKED.items()):
         version = locked[name]
         entries.append(f'[{name}]\nversion = "{version}"\n')
-        if not libraries and name != "pydantic-core":
+        if not libraries and name not in CRATES:
             continue
         entries[-1] += f'texts = "{name}.txt"\n'
         with tempfile.TemporaryDirectory() as scratch:
             source = fetch(name, version, Path(scratch))
-            texts = list(crates(source)) if name == "pydantic-core" else []
+            texts = list(crates(source)) if name in CRATES else []
             for library in libraries:
                 texts += [(f"{library.name}: {path.name}", read(path)) for path in files(library, source)]
                 said = version_of(library, source) or f"as of {name} {version}"

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import Any
 
 from release.base import RECORD, Patch, Record
 from release.chroot import Chroot
@@ -160,14 +161,24 @@ def _linked_in(name: str, version: str, info: Path) -> Iterator[Part]:
         )
     if texts := entry.get("texts"):
         content = ((texts, (HERE / "licences" / texts).read_text()),)
+        listed = [one for path in sorted(info.glob("sboms/*.json")) for one in _components(path)]
+        unlicensed = {one["name"]: one for one in listed if "licenses" not in one}  # what isn't Rust
         for part in entry.get("parts", []):
-            yield Part(part["name"], part["version"], part["licence"], content, within=name)
-        for path in sorted(info.glob("sboms/*.json")):
-            for crate in json.loads(path.read_text())["components"]:
+            seen = unlicensed.pop(part["name"], None)
+            number, purl = (seen["version"], seen["purl"].split("?")[0]) if seen else (part["version"], None)
+            yield Part(part["name"], number, part["licence"], content, purl, within=name)
+        if unlicensed:
+            raise UnknownPartError(f"{name} {version} holds {', '.join(unlicensed)}: see packaging/release/collect.py")
+        for crate in listed:
+            if "licenses" in crate:
                 licence = " AND ".join(item["expression"] for item in crate["licenses"])
-                yield Part(
-                    crate["name"], crate["version"], licence, content, purl=crate["purl"].split("?")[0], within=name
-                )
+                purl = crate["purl"].split("?")[0]
+                yield Part(crate["name"], crate["version"], licence, content, purl=purl, within=name)
+
+
+def _components(path: Path) -> list[dict[str, Any]]:
+    components: list[dict[str, Any]] = json.loads(path.read_text())["components"]
+    return components
 
 
 def _system(sources: Iterable[str], place: Chroot, record: Record) -> Iterator[Part]:
