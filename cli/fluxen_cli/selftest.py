@@ -61,6 +61,7 @@ def checks() -> Iterator[tuple[str, Check]]:
     yield "yaml", _yaml
     yield "tls", _tls
     yield "authorities", _authorities
+    yield "tokens", _tokens
     yield "host names", _host_names
     yield "tables", _tables
     yield "completion", _completion
@@ -254,6 +255,36 @@ def _authorities() -> str:
     count = client_context(Trust(certifi.where(), None, "certifi")).cert_store_stats()["x509_ca"]
     _require(count > 50, f"only {count} authorities")
     return f"{count} in certifi {certifi.__version__}"
+
+
+def _tokens() -> str:
+    """A signed token of each kind is made, and its bearer known."""
+    import json
+    import secrets
+
+    import cryptography
+    import jwt
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    from fluxen.config.access import JwtKey
+    from fluxen.keys.client import ClientKey
+    from fluxen.keys.tokens import Tokens
+
+    shared, source = secrets.token_hex(32), "https://localhost/"
+    rsa_key, ec_key = rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1())
+    public = [
+        jwt.algorithms.RSAAlgorithm.to_jwk(rsa_key.public_key(), as_dict=True),
+        jwt.algorithms.ECAlgorithm.to_jwk(ec_key.public_key(), as_dict=True),
+    ]
+    issuers = [JwtKey.model_validate({"key": shared}), JwtKey.model_validate({"jwks_url": source})]
+    tokens = Tokens(issuers, {source: json.dumps({"keys": public}).encode()})
+    for algorithm, key in (("HS256", shared), ("RS256", rsa_key), ("ES256", ec_key)):
+        made = jwt.encode({"exp": 100, "sub": "me"}, key, algorithm).encode()
+        bearer, forged = tokens.identify(made, 1.0), tokens.identify(made[:-8] + b"AAAAAAAA", 1.0)
+        _require(
+            isinstance(bearer, ClientKey) and not isinstance(forged, ClientKey), f"{algorithm}: {bearer}, {forged}"
+        )
+    return f"HS256, RS256, ES256 by PyJWT {jwt.__version__}, cryptography {cryptography.__version__}"
 
 
 def _host_names() -> str:

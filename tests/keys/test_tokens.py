@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fnmatch
 import math
 import pickle
@@ -11,6 +12,7 @@ import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from keys import rfc7515
 from keys.signer import (
     ISSUER,
     NOW,
@@ -267,3 +269,15 @@ def test_nothing_shows_a_secret() -> None:
     tokens = shared()
     for shown in (repr(tokens), repr(vars(tokens)), str(refused(tokens, token(HEAD, {}, hs256())))):
         assert SECRET not in shown
+
+
+def test_the_examples_of_the_specification() -> None:
+    secret = base64.urlsafe_b64decode(rfc7515.SECRET + "==").decode("latin-1")
+    entries = [
+        JwtKey(key=Secret(secret, "file:secret"), issuer=rfc7515.ISSUER),
+        JwtKey(id="public", jwks_url=SOURCE, issuer=rfc7515.ISSUER),
+    ]
+    tokens = Tokens(entries, {SOURCE: key_set(rfc7515.RSA_KEY, rfc7515.EC_KEY)})
+    for made, issuer in ((rfc7515.HS256, "jwt"), (rfc7515.RS256, "public"), (rfc7515.ES256, "public")):
+        assert let_in(tokens, made.encode(), rfc7515.EXPIRES - 1).id == issuer
+        refused(tokens, made.encode(), "token_expired")
