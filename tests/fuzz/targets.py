@@ -9,6 +9,8 @@ from pathlib import Path
 from fuzz.documents import Documents
 from fuzz.engine import Target
 from fuzz.heads import Heads
+from fuzz.stored import Stored
+from fuzz.tokens import TokensTarget
 from fuzz.wire import serving
 
 
@@ -24,5 +26,7 @@ TARGETS: dict[str, Callable[[Path], AbstractContextManager[Target]]] = {
     "heads": _plain(Heads),
     "wire": serving,
     "yaml": _plain(Documents),
+    "keys": _plain(Stored),
+    "jwt": _plain(TokensTarget),
 }
 """Each is given an empty folder."""

@@ -11,8 +11,8 @@ from fuzz.engine import fuzz
 from fuzz.heads import KEY
 from fuzz.targets import TARGETS
 
-CASES = {"heads": 20_000, "wire": 2_000, "yaml": 2_000}
-LEAST = {"heads": 300, "wire": 60, "yaml": 450}
+CASES = {"heads": 20_000, "wire": 2_000, "yaml": 1_500, "keys": 8_000, "jwt": 8_000}
+LEAST = {"heads": 300, "wire": 60, "yaml": 450, "keys": 150, "jwt": 250}
 """Steps or outcomes that so many inputs have to reach: an input that is refused at the door tests nothing behind it."""
 
 
