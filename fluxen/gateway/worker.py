@@ -114,6 +114,7 @@ class Worker:
             self.tls = None
         self._origins = {upstream.origin for upstream in snapshot.upstreams}
         self.snapshot, self.openings = snapshot, Openings(snapshot, HeaderKinds())
+        self.parking.retain(snapshot.upstreams)
         for origin in [*self._pools]:
             if origin not in self._origins or (origin.scheme == "https" and origin.ca_file in update.stores):
                 self._pools.pop(origin).retire()
@@ -234,6 +235,11 @@ class Worker:
         """Somebody unknown, or what was no request: no row, but a count and a line at a bounded rate."""
         self.refused[code] = self.refused.get(code, 0) + 1
         self.log.notice("refused", about=code, code=code, client_ip=client_ip)
+
+    def suspicious(self, reason: str, client_ip: str) -> None:
+        """Somebody sent what could be an attempt to be understood in two ways. reason: one of few; it quotes
+        nothing of what was sent."""
+        self.log.notice("security", about=reason, reason=reason, client_ip=client_ip)
 
     def tell(self, *message: object) -> None:
         """Say something to the supervisor: plain values, the first says what it is about (Conductor.heard)."""
