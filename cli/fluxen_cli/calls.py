@@ -18,6 +18,7 @@ from typing import Final
 from fluxen import __version__
 from fluxen.errors import FluxenError
 from fluxen.gateway.certificates import Authorities
+from fluxen.gateway.credentials import Credential
 from fluxen.gateway.routes import Upstream
 from fluxen.gateway.snapshot import Snapshot
 from fluxen_cli.checks import Finding, of_error
@@ -53,21 +54,22 @@ class Calls:
         self._deadline = time.monotonic() + SECONDS
         self._threads: list[threading.Thread] = []
         for upstream in self._upstreams:
-            try:
-                connection = _connection(upstream, authorities)
-            except FluxenError as error:
-                self._unusable.append(of_error(_name(upstream), error))
-                continue
-            thread = threading.Thread(target=self._ask, args=(upstream, connection), daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            for credential in upstream.credentials or (None,):
+                try:
+                    connection = connect(upstream, authorities)
+                except FluxenError as error:
+                    self._unusable.append(of_error(_name(upstream, None), error))
+                    break
+                thread = threading.Thread(target=self._ask, args=(upstream, connection, credential), daemon=True)
+                self._threads.append(thread)
+                thread.start()
 
     def _counts(self, upstream: Upstream) -> bool:
         """With client keys, providers that nobody named and that have no key are no concern of anybody's."""
         return self._open or bool(upstream.credentials) or upstream.name in self._written
 
-    def _ask(self, upstream: Upstream, connection: HTTPConnection) -> None:
-        self._replies[upstream.name] = ask(upstream, connection)
+    def _ask(self, upstream: Upstream, connection: HTTPConnection, credential: Credential | None) -> None:
+        self._replies[_name(upstream, credential)] = try_key(upstream, connection, credential)
 
     def findings(self) -> Iterator[Finding]:
         """One for each upstream, and what their clocks say of ours. Waits for them until the deadline."""
@@ -76,22 +78,26 @@ class Calls:
         yield from self._unusable
         unusable = {finding.check for finding in self._unusable}
         replies: dict[str, Reply] = {}
+        late = Reply(None, trouble=f"no answer within {SECONDS:g} s")
         for upstream in self._upstreams:
-            if _name(upstream) not in unusable:
-                late = Reply(None, trouble=f"no answer within {SECONDS:g} s")
-                reply = replies[upstream.name] = self._replies.get(upstream.name, late)
-                yield _verdict(upstream, reply, self._open)
+            if _name(upstream, None) not in unusable:
+                for credential in upstream.credentials or (None,):
+                    name = _name(upstream, credential)
+                    reply = replies[upstream.name] = self._replies.get(name, late)
+                    yield _verdict(upstream, credential, reply, self._open)
         if not any(upstream.credentials for upstream in self._upstreams) and not self._open:
             hint = "set OPENAI_API_KEY, ANTHROPIC_API_KEY … where fluxen serve runs, or api_key of an upstream"
             yield Finding("upstreams", "warn", "Fluxen has no key of any provider", hint)
         yield clock(replies)
 
 
-def _name(upstream: Upstream) -> str:
-    return f"upstream {upstream.name}"
+def _name(upstream: Upstream, credential: Credential | None) -> str:
+    """What a check is called: of several keys each is one."""
+    several = credential is not None and len(upstream.credentials) > 1
+    return f"upstream {upstream.name}{f' ({credential.name})' if credential is not None and several else ''}"
 
 
-def _connection(upstream: Upstream, authorities: Authorities) -> HTTPConnection:
+def connect(upstream: Upstream, authorities: Authorities) -> HTTPConnection:
     origin = upstream.origin
     if origin.scheme == "http":
         return HTTPConnection(origin.host, origin.port, timeout=SECONDS)
@@ -99,16 +105,16 @@ def _connection(upstream: Upstream, authorities: Authorities) -> HTTPConnection:
     return HTTPSConnection(origin.host, origin.port, timeout=SECONDS, context=context)
 
 
-def ask(upstream: Upstream, connection: HTTPConnection) -> Reply:
-    """One GET of the list of models. Whatever goes wrong with it is a reply."""
+def try_key(upstream: Upstream, connection: HTTPConnection, credential: Credential | None) -> Reply:
+    """One GET of the list of models with this key. Whatever goes wrong with it is a reply."""
     headers = {"Host": upstream.host.decode("ascii"), "User-Agent": f"fluxen-doctor/{__version__}"}
     version = b"/v1"
     if upstream.dialect.name == "anthropic":
         headers["anthropic-version"] = ANTHROPIC_VERSION
     elif upstream.dialect.name == "gemini":
         version = upstream.version
-    if upstream.credentials:
-        headers[upstream.credential_header.decode("ascii")] = upstream.credentials[0].value.decode("latin-1")
+    if credential is not None:
+        headers[upstream.credential_header.decode("ascii")] = credential.value.decode("latin-1")
     path = upstream.path(version + b"/models", unified=True).decode("ascii")
     began, clock_then = time.monotonic(), time.time()
     try:
@@ -140,18 +146,23 @@ def _ahead(answer: HTTPResponse, ours: float) -> float | None:
         return None
 
 
-def _verdict(upstream: Upstream, reply: Reply, open_mode: bool) -> Finding:
-    check = _name(upstream)
+def refuses(reply: Reply) -> bool:
+    """Whether it is the key that the provider does not take."""
+    return reply.status in (401, 403) or (reply.status == 400 and any(word in reply.body for word in _GEMINI_REFUSES))
+
+
+def _verdict(upstream: Upstream, credential: Credential | None, reply: Reply, open_mode: bool) -> Finding:
+    check = _name(upstream, credential)
     target = f"{upstream.origin.scheme}://{upstream.host.decode('ascii')}"
     took = f"{reply.seconds * 1000:.0f} ms"
-    key = upstream.credentials[0].name if upstream.credentials else None
+    key = None if credential is None else credential.name
     whose = "its key" if key is None or key == upstream.name else f"the key {key}"
     status = reply.status
     if status is None:
         hint = "check target_url, network, name server and ca_file"
         return Finding(check, "fail", f"{target} can't be reached: {reply.trouble}", hint)
-    refused = status in (401, 403) or (status == 400 and any(word in reply.body for word in _GEMINI_REFUSES))
-    if not upstream.credentials:
+    refused = refuses(reply)
+    if credential is None:
         if 200 <= status < 300:
             return Finding(check, "ok", f"{target} answers without a key ({took})")
         if refused and open_mode:

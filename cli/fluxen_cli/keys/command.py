@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fluxen_cli.keys import create, importing, listing, revoke, rotate, show
+from fluxen_cli.keys import create, importing, listing, provider, revoke, rotate, show
 
 
 def build() -> typer.Typer:
@@ -19,4 +19,5 @@ def build() -> typer.Typer:
     app.command("rotate")(rotate.command)
     app.command("revoke")(revoke.command)
     app.command("import")(importing.command)
+    app.add_typer(provider.build(), name="provider")
     return app
