@@ -130,7 +130,7 @@ def _object(text: bytes, line: int, found: Imported) -> Iterator[tuple[int, dict
 
 def _line_of(raw: bytes, error: BaseException) -> int:
     at = re.search(r"\(byte ([0-9]+)\)", str(error))
-    return raw.count(b"\n", 0, int(at.group(1))) + 1 if at else 1
+    return raw.count(b"\n", 0, int(at.group(1)) if at else len(raw)) + 1  # without a place: it ends too early
 
 
 def _csv(raw: bytes, found: Imported) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -165,9 +165,10 @@ def _cells(names: list[str], cells: list[str], line: int, found: Imported) -> It
             yield name, [part for part in _BETWEEN.split(text.strip("{}")) if part]  # PostgreSQL writes {a,b}
         elif name == "tags":
             pairs = [part.partition("=") for part in _BETWEEN.split(text) if part]
-            if not all(tag and equals and value for tag, equals, value in pairs):
+            if all(tag and equals and value for tag, equals, value in pairs):
+                yield name, {tag: value for tag, _, value in pairs}
+            else:
                 found.problems.append((line, "tags: expected a=b c=d"))
-            yield name, {tag: value for tag, _, value in pairs}
         else:
             yield name, text
 
@@ -179,6 +180,10 @@ def _take(found: Imported, line: int, row: dict[str, Any], now: datetime) -> Non
             nearest = difflib.get_close_matches(str(name).lower(), FIELDS, n=1)
             meant = f" (did you mean '{nearest[0]}'?)" if nearest else ""
             found.problems.append((line, f"unknown field '{name}'{meant}"))
+        elif row[name] == [] and name in _LISTS:  # elsewhere it means everything
+            found.problems.append(
+                (line, f"{name}: an empty list would allow nothing: leave it out to allow everything")
+            )
     created = _created(found, line, row, now)
     fields = {name: value for name, value in row.items() if name in FIELDS and name not in ("key", "created")}
     key_hash, length = _proof(found, line, row)

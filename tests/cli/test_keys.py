@@ -8,6 +8,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -385,3 +386,29 @@ def test_what_cant_be_written_is_told_and_no_key_shown(fluxen: Fluxen, tmp_path:
     assert (done.returncode, done.stdout) == (1, "")
     assert "can't write" in done.stderr
     assert "hint: client keys are kept there" in done.stderr
+
+
+def test_commands_at_the_same_time_lose_nothing(fluxen: Fluxen, data: Path) -> None:
+    for key_id in ("rotated", "revoked"):
+        assert fluxen("keys", "create", key_id).returncode == 0
+    with ThreadPoolExecutor(8) as pool:
+        same = [pool.submit(fluxen, "keys", "create", "same") for _ in range(3)]
+        others = [pool.submit(fluxen, "keys", "create", f"k{number}") for number in range(3)]
+        turns = [pool.submit(fluxen, "keys", "rotate", "rotated") for _ in range(3)]
+        revoked = pool.submit(fluxen, "keys", "revoke", "revoked", "--yes")
+    shown = [one.result().stdout.strip() for one in same]
+    (key,) = [one for one in shown if one]
+    found = entries(data)
+    assert found["same"]["hash"] == hash_of(key)
+    assert [found[f"k{number}"]["hash"] for number in range(3)] == [
+        hash_of(one.result().stdout.strip()) for one in others
+    ]
+    successors = {hash_of(one.result().stdout.strip()) for one in turns}
+    former = {one["hash"] for one in found["rotated"]["previous"]}
+    assert len(successors) == 3
+    assert found["rotated"]["hash"] in successors
+    assert successors <= {found["rotated"]["hash"], *former}
+    assert len(former) == 3
+    assert revoked.result().returncode == 0
+    assert "revoked" in found["revoked"]
+    assert {path.name for path in data.iterdir()} == {"keys.json", "keys.json.lock"}
