@@ -131,7 +131,7 @@ class RequestHead:
                 if kind >= CONTENT_TYPE:
                     if kind in self.noted:
                         if kind <= CONTENT_ENCODING:
-                            self._refuse(400, "invalid_request", f"{name.decode()} was sent twice")
+                            self._refuse(400, "invalid_request", f"{name.lower().decode()} was sent twice")
                         elif kind == FORWARDED_FOR:  # one list, in as many lines as there are proxies
                             value = b"%b,%b" % (self.noted[kind], value)
                     if kind == FORWARDED_FOR:

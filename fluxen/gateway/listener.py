@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 STALL_TICKS: Final = ticks(300.0)  # a client that takes no byte of its answer
 LINGER_TICKS: Final = ticks(2.0)  # silence of a client that was refused and is still sending
 LINGER_MOST: Final = ticks(30.0)  # … and how long it may go on: many look for an answer only when they have sent it all
+SUSPICIOUS: Final = (400, 431, 501)
+"""How a head is answered that two parsers could read in two ways, and that no honest client sends."""
 WAITING_BYTES: Final = 64 * 1024  # pipelined bytes kept unparsed
 
 _RESET: Final = struct.pack("ii", 1, 0)  # linger on, for 0 s
@@ -188,6 +190,7 @@ class Listener(asyncio.Protocol):
         size = end + 4 if end >= 0 else len(whole)
         if size > MAX_HEAD:
             self._refuse(431, "headers_too_large", f"the request's head is larger than {MAX_HEAD} bytes", whole)
+            self.worker.suspicious(f"a head larger than {MAX_HEAD} bytes", self.peer)
             return
         self._accepted = False
         self._body_left = 0
@@ -198,6 +201,7 @@ class Listener(asyncio.Protocol):
             upgrade = True
         except httptools.HttpParserError as error:
             self._refuse(400, "invalid_request", f"malformed HTTP: {error}", whole)
+            self.worker.suspicious(f"malformed head: {error}", self.peer)
             return
         if end < 0:
             if whole and not seen:
@@ -209,6 +213,8 @@ class Listener(asyncio.Protocol):
             self._refuse(400, "invalid_request", "malformed HTTP")
             return
         opening, length = self._find(whole[:end])
+        if opening.fault is not None and opening.fault.status in SUSPICIOUS:
+            self.worker.suspicious(opening.fault.message, opening.caller(self.peer))
         if upgrade:
             head = opening.head
             self._parser = httptools.HttpRequestParser(self)
@@ -240,6 +246,7 @@ class Listener(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
+            self.worker.suspicious(f"malformed body: {error}", self.peer)
             if self.exchange is not None and self._body_open:
                 self.exchange.refuse(400, "invalid_request", f"malformed HTTP: {error}")
                 return

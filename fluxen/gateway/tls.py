@@ -132,8 +132,8 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
             return
         if not self._shaken:
             reason = (error.reason or "unknown").replace("_", " ").lower()
-            self._worker.count_refused("tls_handshake_failed")
-            self._worker.notice("tls", f"{self._above.peer}: no handshake: {reason}")
+            self._worker.count_refused("tls_handshake_failed", self._above.peer)
+            self._worker.log.notice("tls", about=reason, reason=f"no handshake: {reason}", client_ip=self._above.peer)
         self._closing = True
         if error.reason == "HTTP_REQUEST":
             below.write(_PLAIN)
