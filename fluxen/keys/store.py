@@ -109,7 +109,7 @@ class KeyStore:
         except OSError as error:
             raise FluxenError(
                 f"can't write {self.path}: {error.strerror or error}",
-                hint="client keys are kept there: check data_dir, who owns it, and that its disk has room",
+                hint="a client key is kept there: check data_dir, who owns it, and that its disk has room",
             ) from error
 
     def _unusable(self, error: BrokenKeysError) -> ConfigError:

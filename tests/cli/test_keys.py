@@ -385,7 +385,7 @@ def test_what_cant_be_written_is_told_and_no_key_shown(fluxen: Fluxen, tmp_path:
     done = fluxen("keys", "create", "ci", "--data-dir", str(tmp_path / "file" / "data"))
     assert (done.returncode, done.stdout) == (1, "")
     assert "can't write" in done.stderr
-    assert "hint: client keys are kept there" in done.stderr
+    assert "hint: a client key is kept there" in done.stderr
 
 
 def test_commands_at_the_same_time_lose_nothing(fluxen: Fluxen, data: Path) -> None:
