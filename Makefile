@@ -56,11 +56,12 @@ fuzz: $(VENV)/.installed-dev
 	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS) $(ARGS)
 
 # CPU per request and chunk, memory per stream: nginx, a minimal aiohttp relay and Fluxen in one run (needs nginx, wrk);
-# then the ledger and the analyzer by themselves. Figures as JSON in dist/.
+# then keys, the ledger and the analyzer by themselves. Figures as JSON in dist/.
 .PHONY: bench
 bench: $(VENV)/.installed-dev
 	@mkdir -p dist
 	$(BIN)/python tests/bench/gateway.py --json dist/bench-gateway.json $(ARGS)
+	$(BIN)/python tests/bench/keys.py
 	$(BIN)/python tests/bench/ledger.py
 	$(BIN)/python tests/bench/analyzer.py
 

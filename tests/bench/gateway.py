@@ -11,15 +11,23 @@ is the median over its windows, a ratio is the median over the rounds. Absolute 
     stream  CPU per chunk of 40 streams of 100 chunks a second
     idle    memory per open stream of which one chunk was relayed
 
+Fluxen is measured without a line for each request, and, in `full` and `heads`, also with what costs something more:
+
+    +log     a line for each request, into a file
+    +keys    100,000 client keys in keys.json
+    +limits  a key with models, routes, networks, upstreams and an end: every body is read strictly
+
 Needs nginx, wrk (Debian packages of these names), taskset and two cores. Prints a table, writes JSON.
 
-    python tests/bench/gateway.py [--seconds 2] [--rounds 5] [--json FILE] [--only nginx,fluxen] [--what full,stream]
+    python tests/bench/gateway.py [--seconds 2] [--rounds 5] [--json FILE] [--only nginx,fluxen,fluxen+keys]
+                                  [--what full,stream]
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -33,12 +41,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import load
 
 HERE = Path(__file__).parent
 UNARY, STREAM = 21080, 21081
-PORTS = {"nginx": 21100, "aiohttp": 21102, "fluxen": 21103}
+PORTS = {"nginx": 21100, "aiohttp": 21102, "fluxen": 21103, "fluxen+log": 21104, "fluxen+keys": 21105}
+PORTS["fluxen+limits"] = 21106
+MANY = 100_000
+VARIED = ("full", "heads")
+"""What is measured of every Fluxen; the rest of the plain one only."""
+LIMITS = (
+    ', models: ["gpt-4o*", "o3*"], routes: ["/v1/chat/*", "/openai/*"], networks: [127.0.0.0/8, 10.0.0.0/8],'
+    " upstreams: [openai, stream], expires: 2099-01-31"
+)
 UNITS = {
     "relay": ("cpu_us", "CPU µs per request, relay"),
     "full": ("cpu_us", "CPU µs per request, full work"),
@@ -101,7 +118,8 @@ upstreams:
   stream: {{target_url: "http://127.0.0.1:{stream}", api_key: sk-upstream, dialect: openai, models: [none]}}
 api_keys:
   static:
-    - {{id: bench, key: fx-client-0123456789abcdef0123456789abcdef, team: research, project: bench}}
+    - {{id: bench, key: fx-client-0123456789abcdef0123456789abcdef, team: research, project: bench{limits}}}
+log: {{requests: {log}}}
 """
 WRK = r"""
 wrk.method = "POST"
@@ -125,10 +143,58 @@ end
 """
 
 
-def pinned(core: int, command: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def pinned(
+    core: int, command: list[str], env: dict[str, str] | None = None, errors: IO[bytes] | None = None
+) -> subprocess.Popen[str]:
+    """errors: where its stderr goes, if not where ours does."""
     return subprocess.Popen(
-        ["taskset", "-c", str(core), *command], text=True, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE
-    )
+        ["taskset", "-c", str(core), *command], text=True, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE,
+        stderr=errors,
+    )  # fmt: skip
+
+
+def is_fluxen(proxy: str) -> bool:
+    return proxy.startswith("fluxen")
+
+
+def fluxen(folder: Path, proxy: str, ports: dict[str, int]) -> list[str]:
+    """The command of a Fluxen in this folder, and what it needs there."""
+    data = folder / "data"
+    data.mkdir(parents=True)
+    values = {"limits": LIMITS if proxy == "fluxen+limits" else "", "log": str(proxy == "fluxen+log").lower()}
+    (folder / "fluxen.yaml").write_text(FLUXEN_YAML.format(port=PORTS[proxy], **ports, **values))
+    if proxy == "fluxen+keys":
+        hashes = (hashlib.sha256(f"fx-key-{number}".encode()).hexdigest() for number in range(MANY))
+        entries = [
+            {"id": f"key-{number}", "hash": f"sha256:{digest}", "team": f"team-{number % 100}"}
+            for number, digest in enumerate(hashes)
+        ]
+        keys = data / "keys.json"
+        keys.write_text(json.dumps({"version": 2, "keys": entries}))
+        keys.chmod(0o600)
+    return [sys.executable, "-m", "fluxen_cli", "serve", "--config", str(folder / "fluxen.yaml")]
+
+
+def worker_of(supervisor: int) -> int:
+    """The process that serves. The others work in the background and have no part in a request: they are put off the
+    core that is measured."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            found = children(supervisor)
+            workers = [pid for pid in found if holds_a_segment(pid)]
+            if workers and len(found) > 1:
+                for pid in found:
+                    if pid not in workers:
+                        os.sched_setaffinity(pid, {0})
+                return workers[0]
+        time.sleep(0.05)
+    raise SystemExit("fluxen serve has no worker")
+
+
+def holds_a_segment(pid: int) -> bool:
+    """Whether it writes the ledger's journal, which only a worker does."""
+    return any(str(link.readlink()).endswith(".jnl") for link in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def wait_for(port: int) -> None:
@@ -218,7 +284,7 @@ class Bench:
         return json.loads(found[7:])  # type: ignore[no-any-return]
 
     def _path(self, proxy: str) -> str:
-        return "/stream/v1/chat/completions" if proxy == "fluxen" else "/stream"
+        return "/stream/v1/chat/completions" if is_fluxen(proxy) else "/stream"
 
     def _stream(self, proxy: str) -> dict[str, float]:
         path = self._path(proxy) + "?n=200&every_ms=10"
@@ -255,31 +321,23 @@ def started(proxies: list[str], seconds: float) -> Iterator[Bench]:
         (folder / "up.conf").write_text(UPSTREAM_CONF.format(folder=folder, unary=UNARY, answer=ANSWER))
         ports = {"unary": UNARY, "stream": STREAM}
         (folder / "px.conf").write_text(PROXY_CONF.format(folder=folder, port=PORTS["nginx"], **ports))
-        (folder / "fluxen.yaml").write_text(FLUXEN_YAML.format(port=PORTS["fluxen"], **ports))
         unary, stream = f"http://127.0.0.1:{UNARY}", f"http://127.0.0.1:{STREAM}"
         commands = {
             "nginx": [nginx, "-c", str(folder / "px.conf")],
             "aiohttp": [sys.executable, str(HERE / "relay.py"), str(PORTS["aiohttp"]), unary, stream],
-            "fluxen": [sys.executable, "-m", "fluxen_cli", "serve", "--config", str(folder / "fluxen.yaml")],
         }
+        commands |= {proxy: fluxen(folder / proxy, proxy, ports) for proxy in proxies if is_fluxen(proxy)}
         stack.enter_context(running(pinned(0, [nginx, "-c", str(folder / "up.conf")])))
         stack.enter_context(running(pinned(0, [sys.executable, str(HERE / "upstream.py"), str(STREAM)])))
         wait_for(UNARY)
         wait_for(STREAM)
         pids = {}
         for proxy in proxies:
-            process = pinned(1, commands[proxy], {"FLUXEN_DATA_DIR": str(folder / "data")})
+            errors = stack.enter_context((folder / f"{proxy}.err").open("ab"))
+            process = pinned(1, commands[proxy], {"FLUXEN_DATA_DIR": str(folder / proxy / "data")}, errors)
             stack.enter_context(running(process))
             wait_for(PORTS[proxy])
-            pids[proxy] = process.pid
-        if "fluxen" in pids:
-            # The compactor works in the background and has no part in a request: off the core that is measured.
-            deadline = time.monotonic() + 15
-            while len(children(pids["fluxen"])) < 2 and time.monotonic() < deadline:
-                time.sleep(0.05)
-            compactor, worker = children(pids["fluxen"])
-            os.sched_setaffinity(compactor, {0})
-            pids["fluxen"] = worker
+            pids[proxy] = worker_of(process.pid) if is_fluxen(proxy) else process.pid
         time.sleep(0.5)
         yield Bench(folder, seconds, pids)
 
@@ -289,7 +347,7 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=2, help="length of a window")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--json", type=Path)
-    options.add_argument("--only", default="nginx,aiohttp,fluxen")
+    options.add_argument("--only", default=",".join(PORTS))
     options.add_argument("--what", default="relay,full,heads,stream,idle")
     chosen = options.parse_args()
     tools = ("nginx", "wrk", "taskset")
@@ -299,15 +357,17 @@ def main() -> None:
     if (os.cpu_count() or 1) < 2:
         raise SystemExit("the benchmark needs two cores: one for the proxy, one for load and upstream")
     proxies, kinds = chosen.only.split(","), chosen.what.split(",")
-    rounds: dict[str, dict[str, list[dict[str, float]]]] = {what: {proxy: [] for proxy in proxies} for what in kinds}
+    rounds: dict[str, dict[str, list[dict[str, float]]]] = {
+        what: {proxy: [] for proxy in proxies if what in VARIED or "+" not in proxy} for what in kinds
+    }
     with started(proxies, chosen.seconds) as bench:
         for what in kinds:
             for number in range(1 if what == "idle" else chosen.rounds):
-                for proxy in proxies:
+                for proxy in rounds[what]:
                     result = bench.measure(what, proxy)
                     rounds[what][proxy].append(result)
                     shown = {key: round(value, 3) for key, value in result.items()}
-                    print(f"round {number + 1} {what:6} {proxy:8} {shown}", file=sys.stderr, flush=True)
+                    print(f"round {number + 1} {what:6} {proxy:13} {shown}", file=sys.stderr, flush=True)
     report = summary(rounds)
     for what, by_proxy in report.items():
         cells = [
