@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,23 @@ def _descriptors(pid: int) -> Iterator[str]:
             yield str(link.readlink())
         except OSError:  # closed meanwhile
             continue
+
+
+def listeners() -> list[tuple[str, int, str]]:
+    """(address, port, descriptor) of everything that listens by IPv4 on this machine."""
+    found = []
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A":
+            address, _, port = fields[1].partition(":")
+            host = socket.inet_ntoa(bytes.fromhex(address)[::-1])
+            found.append((host, int(port, 16), f"socket:[{fields[9]}]"))
+    return found
+
+
+def listening(*pids: int) -> set[str]:
+    """The descriptors by which these processes listen."""
+    return {name for pid in pids for name in descriptors(pid)} & {name for _, _, name in listeners()}
 
 
 def maps(pid: int) -> str:

@@ -241,7 +241,7 @@ def test_queued_connections_are_answered(gateway: StartGateway, upstream: Upstre
         for client in clients:
             client.send(request())
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: not listens(server.process.pid), "the supervisor to let go of its sockets")
+        until(lambda: not proc.listening(server.process.pid), "the supervisor to let go of its sockets")
     for client in clients:
         answer = client.answer()
         assert answer is not None, "a queued connection was closed unanswered"
@@ -249,10 +249,6 @@ def test_queued_connections_are_answered(gateway: StartGateway, upstream: Upstre
         assert client.closes()
     assert server.process.wait(60) == 0
     assert len(server.rows()) == 12
-
-
-def listens(pid: int) -> bool:
-    return any(name.startswith("socket:") for name in proc.descriptors(pid))
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["sent", "sent a moment later"])

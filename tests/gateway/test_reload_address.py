@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from gateway import proc
@@ -35,21 +34,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def table() -> list[tuple[str, int, str]]:
-    """(address, port, inode) of everything that listens."""
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    found = []
-    for fields in lines:
-        if fields[3] == "0A":
-            address, _, number = fields[1].partition(":")
-            host = socket.inet_ntoa(bytes.fromhex(address)[::-1])
-            found.append((host, int(number, 16), f"socket:[{fields[9]}]"))
-    return found
-
-
 def listens(port: int, host: str | None = None) -> bool:
     """Whether anything listens there; asked of the kernel, because whoever tried would be one more that comes by."""
-    return any(number == port and host in (None, address) for address, number, _ in table())
+    return any(number == port and host in (None, address) for address, number, _ in proc.listeners())
 
 
 def connects(port: int, host: str = "127.0.0.1") -> bool:
@@ -61,9 +48,7 @@ def connects(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def listening(server: Gateway) -> set[str]:
-    """The listening sockets of the supervisor and of every worker."""
-    pids = [server.process.pid, *proc.children(server.process.pid)]
-    return {name for pid in pids for name in proc.descriptors(pid)} & {inode for _, _, inode in table()}
+    return proc.listening(server.process.pid, *proc.children(server.process.pid))
 
 
 class Load(threading.Thread):
