@@ -35,7 +35,8 @@ SCHEMA = ROOT / "fluxen" / "config" / FILE
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 
 COMMANDS = (
-    "", "init", "serve", "run", "demo", "report", "report costs", "sql", "validate", "health", "doctor", "ledger",
+    "", "init", "serve", "run", "demo", "report", "report costs", "sql", "validate", "reload", "config",
+    "config diff", "config show", "health", "doctor", "ledger",
     "ledger verify", "ledger compact", "ledger export", "ledger backup", "ledger views", "keys", "keys create",
     "keys list", "keys show", "keys rotate", "keys revoke", "keys import",
 )  # fmt: skip

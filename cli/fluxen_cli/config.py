@@ -60,7 +60,7 @@ class _Environment(Mapping[str, str]):
 
 def build() -> typer.Typer:
     app = typer.Typer(
-        help="What configuration is in force, and how the file differs from it.",
+        help="What is in force, and how the file differs.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )

@@ -29,10 +29,10 @@ def command(
     data_dir: DataDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Have the running gateway read its configuration again, now, and say what came of it.
+    """Have the running gateway read its files again, now.
 
-    It does so by itself within a second of a change; this waits for it and tells: every worker has it, or nothing has
-    changed, or what is wrong (exit code 3; what was in force stays in force).
+    It does so by itself within a second of a change. This waits for the outcome and tells it: every worker has what is
+    new, or nothing has changed, or what is wrong (exit code 3; what was in force stays in force).
     """
     ended = []
     for state in gateways(data_dir, config, pid):
