@@ -104,6 +104,15 @@ class JwtKey(Access):
     tags: dict[Label, Label] | None = Field(default=None, max_length=32, description="name: value, into each row")
     claims: Claims = Claims()
 
+    @property
+    def secret(self) -> bytes | None:
+        """The bytes of `key` as they are in its file or in the environment; of one written here, its UTF-8."""
+        if self.key is None:
+            return None
+        if (self.key.reference or "").startswith("file:"):
+            return self.key.reveal().encode("latin-1")  # as which it was read
+        return self.key.reveal().encode(errors="surrogateescape")
+
 
 class ApiKeys(Section):
     static: tuple[StaticKey, ...] = Field(default=(), json_schema_extra=or_null, description="keys written here")

@@ -260,7 +260,7 @@ def _warnings(config: Config, document: Document) -> Iterator[Problem]:
     keys = config.api_keys
     if keys is not None:
         for index, issuer in enumerate(keys.jwt):
-            if issuer.key is not None and len(issuer.key.reveal().encode()) < SIGNING_KEY_BYTES:
+            if issuer.secret is not None and len(issuer.secret) < SIGNING_KEY_BYTES:
                 where: Where = ("api_keys", "jwt", index, "key")
                 message = f"shorter than {SIGNING_KEY_BYTES} bytes, it could be guessed: its tokens are refused"
                 yield Problem(document.mark(where), where, message)

@@ -22,7 +22,11 @@ LARGEST: Final = 262_144  # bytes of a set
 _KEYS: Final = 100
 _RSA_BITS: Final = (2048, 8192)  # below: can be factored some day; above: half a millisecond a check
 _EXPONENTS: Final = (65_537, 2**32)
+_CURVES: Final = ("P-384", "P-521", "secp256k1")  # of ES384, ES512, ES256K
 _PRIVATE: Final = frozenset(("d", "p", "q", "dp", "dq", "qi", "oth", "k"))
+
+ELSEWHERE: Final = ("is for another algorithm than RS256 and ES256", "is not for checking signatures")
+"""Why keys are skipped that have other uses; all others are the worse for it."""
 
 _RS256: Final = RSAAlgorithm(RSAAlgorithm.SHA256)
 _ES256: Final = ECAlgorithm(ECAlgorithm.SHA256, SECP256R1)
@@ -107,11 +111,11 @@ def _public_key(entry: object) -> PublicKey:
         raise KeySetError("is no object")
     kind, algorithm, kid, use = (entry.get(name) for name in ("kty", "alg", "kid", "use"))
     expected = {"RSA": "RS256", "EC": "ES256"}.get(kind) if isinstance(kind, str) else None
-    if expected is None or algorithm not in (None, expected):
-        raise KeySetError("is for another algorithm than RS256 and ES256")
+    if expected is None or algorithm not in (None, expected) or entry.get("crv", "P-256") in _CURVES:
+        raise KeySetError(ELSEWHERE[0])
     operations = entry.get("key_ops", ["verify"])
     if use not in (None, "sig") or not isinstance(operations, list) or "verify" not in operations:
-        raise KeySetError("is not for checking signatures")
+        raise KeySetError(ELSEWHERE[1])
     if not _PRIVATE.isdisjoint(entry):
         raise KeySetError("is a private key: whoever can read this file can make tokens, so it is not used")
     if kid is not None and not isinstance(kid, str):

@@ -14,7 +14,7 @@ from typing import Final
 
 from fluxen.config.document import Where
 from fluxen.config.model import Config
-from fluxen.keys.tokens import signing_bytes, source_of
+from fluxen.keys.tokens import source_of
 
 FOLDER: Final = "jwks"
 _TOLD: Final = 3  # keys of a set that are told to be unusable
@@ -46,7 +46,7 @@ def read_documents(config: Config) -> Documents:
     issuers = config.api_keys.jwt if config.api_keys is not None else ()
     if not issuers:
         return documents
-    from fluxen.keys.jwks import LARGEST, KeySet, KeySetError, is_public_key
+    from fluxen.keys.jwks import ELSEWHERE, LARGEST, KeySet, KeySetError, is_public_key
 
     for index, issuer in enumerate(issuers):
         source = source_of(issuer)
@@ -57,7 +57,7 @@ def read_documents(config: Config) -> Documents:
             "key" if source is None else "jwks_url" if issuer.jwks_url else "jwks_file",
         )
         if source is None:
-            if issuer.key is not None and is_public_key(signing_bytes(issuer.key)):
+            if issuer.secret is not None and is_public_key(issuer.secret):
                 message = "is a public key, which is no secret: its tokens are refused. It belongs into a jwks_file"
                 documents.warnings.append((where, message))
             continue
@@ -79,7 +79,7 @@ def read_documents(config: Config) -> Documents:
             found.append((where, f"{path} {error}"))
         else:
             documents.by_source[source] = document
-            unused = [skipped for skipped in keys.skipped if "private key" in skipped]
+            unused = [skipped for skipped in keys.skipped if not skipped.endswith(ELSEWHERE)]
             documents.warnings += [(where, f"{path}: {skipped}") for skipped in unused[:_TOLD]]
     return documents
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from fluxen.config.access import SIGNING_KEY_BYTES, JwtKey
-from fluxen.config.values import Secret
 from fluxen.keys.client import ClientKey
 from fluxen.keys.token_claims import client_of, is_for
 from fluxen.keys.token_parts import Parts, TokenError, TokenFault, strict_object, take_apart
@@ -20,7 +19,7 @@ from fluxen.keys.token_parts import Parts, TokenError, TokenFault, strict_object
 if TYPE_CHECKING:
     from fluxen.keys.jwks import KeySet, PublicKey, SharedKey
 
-__all__ = ["TokenFault", "Tokens", "prepare", "signing_bytes", "source_of"]
+__all__ = ["TokenFault", "Tokens", "prepare", "source_of"]
 
 
 def prepare() -> None:
@@ -31,13 +30,6 @@ def prepare() -> None:
 def source_of(issuer: JwtKey) -> str | None:
     """Under which name the issuer's key set is known: its URL, or the path of its file. None for a shared secret."""
     return issuer.jwks_url or (None if issuer.jwks_file is None else str(issuer.jwks_file))
-
-
-def signing_bytes(secret: Secret) -> bytes:
-    """The bytes of an HS256 secret, as they are in its file or in the environment; of one in YAML, its UTF-8."""
-    if (secret.reference or "").startswith("file:"):
-        return secret.reveal().encode("latin-1")  # as which it was read, so that every byte counts
-    return secret.reveal().encode(errors="surrogateescape")
 
 
 class Tokens:
@@ -60,8 +52,7 @@ class Tokens:
         self._kids: dict[str, frozenset[str | None]] = {}
         sources: dict[str, list[JwtKey]] = {}
         for issuer in issuers:
-            if issuer.key is not None:
-                secret = signing_bytes(issuer.key)
+            if (secret := issuer.secret) is not None:
                 if len(secret) >= SIGNING_KEY_BYTES and not is_public_key(secret):
                     self._shared.setdefault(issuer.id or None, []).append((SharedKey(secret), [issuer]))
             elif source := source_of(issuer):

@@ -51,8 +51,8 @@ NOT_ON_IT = {**ec_jwk(ec_key()), "y": number(NUMBERS.y ^ 1, 32)}
         ({**GOOD, "n": 5}, "malformed"),
         ({**GOOD, "n": None}, "malformed"),
         ({"kty": "RSA", "e": "AQAB"}, "malformed"),
-        (ec_jwk(ec_key(ec.SECP384R1)), "curve"),
-        (ec_jwk(ec_key(ec.SECP256K1)), "curve"),
+        (ec_jwk(ec_key(ec.SECP384R1)), "another algorithm"),
+        (ec_jwk(ec_key(ec.SECP256K1)), "another algorithm"),
         ({**ec_jwk(ec_key()), "crv": None}, "curve"),
         (NOT_ON_IT, "malformed"),
         ({**ec_jwk(ec_key()), "x": number(0, 32), "y": number(0, 32)}, "malformed"),
@@ -175,3 +175,10 @@ def test_a_public_key_as_a_secret(tmp_path: Path) -> None:
 def test_nothing_is_imported_or_read_without_issuers(tmp_path: Path) -> None:
     found = read_documents(load_bytes(b"", {"FLUXEN_DATA_DIR": str(tmp_path)}, None).config)
     assert (found.by_source, found.problems, found.warnings) == ({}, [], [])
+
+
+def test_weak_keys_are_told_of_and_those_with_other_uses_are_not(tmp_path: Path) -> None:
+    other = [rsa_jwk(rsa_key(), use="enc"), rsa_jwk(rsa_key(), alg="PS256"), ec_jwk(ec_key(ec.SECP384R1))]
+    (tmp_path / "keys.json").write_bytes(key_set(*other, rsa_jwk(rsa_key(1024)), GOOD))
+    (told,) = read_documents(load(tmp_path, f"{{id: a, jwks_file: keys.json, {REST}}}").config).warnings
+    assert "keys[3] has 1024 bits" in told[1]

@@ -6,6 +6,7 @@ import base64
 import fnmatch
 import math
 import pickle
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -36,9 +37,10 @@ from keys.signer import (
 )
 
 from fluxen.config.access import JwtKey
+from fluxen.config.load import load_bytes
 from fluxen.config.values import Secret
 from fluxen.keys.client import ClientKey
-from fluxen.keys.tokens import Tokens, signing_bytes
+from fluxen.keys.tokens import Tokens
 
 HEAD = {"alg": "HS256", "typ": "JWT"}
 RSA_HEAD = {"alg": "RS256", "typ": "JWT", "kid": "one"}
@@ -258,11 +260,18 @@ def test_keys_of_an_issuer_can_be_handed_to_another_process() -> None:
     assert let_in(tokens, token({**HEAD, "kid": "dev"}, claims(t="x"), hs256())).team == "x"
 
 
-def test_every_byte_of_a_secret_counts() -> None:
+def test_every_byte_of_a_secret_counts(tmp_path: Path) -> None:
     raw = bytes(range(128, 160)) + b"\xff\x00"
-    assert signing_bytes(Secret(raw.decode("latin-1"), "file:secret")) == raw
-    assert signing_bytes(Secret(raw.decode(errors="surrogateescape"), "${SECRET}")) == raw
-    assert signing_bytes(Secret("schlüssel")) == "schlüssel".encode()
+    (tmp_path / "secret").write_bytes(raw + b"\n")
+    for written, env, secret in (
+        ("file:secret", {}, raw),
+        ("${SECRET}", {"SECRET": raw[:-1].decode(errors="surrogateescape")}, raw[:-1]),
+        ("schlüssel von 32 oder mehr bytes", {}, "schlüssel von 32 oder mehr bytes".encode()),
+    ):
+        text = f"api_keys: {{jwt: [{{key: '{written}'}}]}}".encode()
+        loaded = load_bytes(text, {**env, "FLUXEN_DATA_DIR": str(tmp_path)}, tmp_path / "fluxen.yaml")
+        assert loaded.warnings == () and loaded.config.api_keys is not None
+        assert let_in(Tokens(loaded.config.api_keys.jwt, {}), token(HEAD, claims(), hs256(secret))).id == "jwt"
 
 
 def test_nothing_shows_a_secret() -> None:
