@@ -20,6 +20,7 @@ from fluxen_cli.app import build
 ENVIRONMENT = {
     "FLUXEN_CONFIG": "The configuration file.",
     "FLUXEN_DATA_DIR": "The data folder: ledger and keys. Wins over data_dir in the configuration.",
+    "FLUXEN_LOG": "What is logged and how, such as warning,json. Wins over log in the configuration.",
     "OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY, …": "Keys of providers, used where the configuration has none.",
     "SSL_CERT_FILE, SSL_CERT_DIR": "Certificate authorities to trust instead of the system's.",
     "XDG_CONFIG_HOME, XDG_DATA_HOME": "Where configuration and data of a user lie. Default: ~/.config, ~/.local/share.",
