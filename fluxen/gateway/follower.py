@@ -100,16 +100,22 @@ class Follower:
     async def _obey(self) -> None:
         while True:
             order, descriptors = await self._orders.get()
-            if isinstance(order, Update):
-                self._worker.take(order)
-                await self._arrange(order.doors, descriptors)
-                self.tell("applied", order.generation)
-            elif isinstance(order, Doors):
-                await self._arrange(order.plans, descriptors)
-            elif isinstance(order, Standing):
-                self._worker.rejected = order.rejected
-            elif isinstance(order, Reply) and (then := self._asked.pop(order.number, None)) is not None:
-                then(order.answer)
+            try:
+                await self._do(order, descriptors)
+            except Exception as error:  # noqa: BLE001 - it is not told as done: this process will be replaced
+                self._worker.log.bug("order_failed", error)
+
+    async def _do(self, order: object, descriptors: Sequence[int]) -> None:
+        if isinstance(order, Update):
+            self._worker.take(order)
+            await self._arrange(order.doors, descriptors)
+            self.tell("applied", order.generation)
+        elif isinstance(order, Doors):
+            await self._arrange(order.plans, descriptors)
+        elif isinstance(order, Standing):
+            self._worker.rejected = order.rejected
+        elif isinstance(order, Reply) and (then := self._asked.pop(order.number, None)) is not None:
+            then(order.answer)
 
     async def _arrange(self, plans: Sequence[DoorPlan], descriptors: Sequence[int]) -> None:
         """Have just these doors: first open the new, then close those that are gone."""

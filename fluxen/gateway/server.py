@@ -114,7 +114,7 @@ def serve(
     def work(number: int) -> Callable[[Channel, int], None]:
         return lambda channel, life: worker.run(
             conductor.snapshot, authorities, number, folder, bindings.of_worker(number), channel, life,
-            log.child(f"worker {number}"), metrics,
+            log.child(f"worker {number}"), metrics, rejected=conductor.rejected,
         )  # fmt: skip
 
     resident = temporary is not None

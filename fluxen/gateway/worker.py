@@ -334,9 +334,11 @@ def run(
     life: int,
     log: Log,
     metrics: Metrics,
+    *,
+    rejected: bool,
 ) -> None:
     """The body of a worker process. channel: its end of it. life: the reading end of a pipe that the supervisor holds
-    open."""
+    open. rejected: as Worker.rejected."""
     _keep_freed_memory()
     ledger = snapshot.config.ledger
     journal = Journal(
@@ -346,9 +348,9 @@ def run(
     try:
         asyncio.set_event_loop(loop)
         log.within(loop)
-        loop.run_until_complete(
-            Worker(snapshot, authorities, number, journal, loop, log, metrics, doors=doors, channel=channel).serve(life)
-        )
+        worker = Worker(snapshot, authorities, number, journal, loop, log, metrics, doors=doors, channel=channel)
+        worker.rejected = rejected
+        loop.run_until_complete(worker.serve(life))
     finally:
         loop.close()
 
