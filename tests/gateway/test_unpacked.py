@@ -20,6 +20,7 @@ from gateway.conftest import StartGateway
 from gateway.rig import KEY, OK_BODY, PROVIDER_KEY, Upstream, answer, request, until
 
 from fluxen.gateway import unpacked
+from fluxen.gateway.state import running
 
 PARENT = """
 import os, sys, time
@@ -166,3 +167,34 @@ def test_a_worker_imports_nothing_once_it_serves(tmp_path: Path, gateway: StartG
     worker = server.children()["worker 0"]
     late = imports.read_text().removeprefix(before)
     assert [line for line in late.splitlines() if line.startswith(f"{worker} ")] == []
+
+
+def test_a_reload_imports_nothing_either(tmp_path: Path, gateway: StartGateway, upstream: Upstream) -> None:
+    """Neither in a worker nor in the supervisor, whether it is taken up or refused: the files may be gone by then."""
+    (tmp_path / "spy").mkdir()
+    (tmp_path / "spy" / "sitecustomize.py").write_text(SPY)
+    imports = tmp_path / "imports"
+    with socket.create_server(("127.0.0.1", 0)) as dead:
+        port = dead.getsockname()[1]
+    config = CONFIG.format(port=upstream.port, dead=port, provider=PROVIDER_KEY, key=KEY)
+    server = gateway(config, env={"PYTHONPATH": str(tmp_path / "spy"), "IMPORTS": str(imports)})
+    until(lambda: "watchdog.observers" in imports.read_text(), "the watcher to run")
+    before = imports.read_text()
+    pids = (server.process.pid, server.children()["worker 0"])
+    file = server.folder / "fluxen.yaml"
+    changed = config.replace("id: me", 'id: me, models: ["m*"], networks: [127.0.0.0/8], expires: 2099-01-01')
+    [held] = running(server.data_dir)
+    for number, text in enumerate((changed, changed.replace("https:", "httpss:"), "a: [", config), 1):
+        file.write_text(text)
+        os.kill(server.process.pid, signal.SIGHUP)
+        until(
+            lambda number=number: (
+                (found := running(server.data_dir)[0]).attempts >= held.attempts + number
+                and (found.rejected or found.applied == 1)
+            ),
+            "it to be looked at",
+        )
+        server.ask(request())
+    assert running(server.data_dir)[0].generation == 3
+    late = imports.read_text().removeprefix(before)
+    assert [line for line in late.splitlines() if int(line.split()[0]) in pids] == []
