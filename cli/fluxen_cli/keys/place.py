@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
+import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -92,10 +94,13 @@ class Gateways:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._before = {state.pid: state.attempts for state in self._running()}
+        self._before = {state.pid: state for state in self._running()}
 
     def obeyed(self) -> list[Obeyed]:
-        """Wait until all of them have taken up the change, or said why they can't."""
+        """Ask them to look at once, and wait until all of them have taken up the change or said why they can't."""
+        for pid in self._before:
+            with contextlib.suppress(PermissionError, ProcessLookupError):  # another's sees the file change by itself
+                os.kill(pid, signal.SIGHUP)
         deadline = time.monotonic() + _PATIENCE
         while True:
             states = [state for state in self._running() if state.pid in self._before]
@@ -124,7 +129,9 @@ class Gateways:
             return []  # somebody else's folder: the change itself will say so
 
     def _settled(self, state: State) -> bool:
-        return state.attempts > self._before[state.pid] and (state.rejected or state.applied >= state.workers)
+        before = self._before[state.pid]
+        looked = state.attempts > before.attempts or state.generation > before.generation
+        return looked and (state.rejected or state.applied >= state.workers)
 
     def _outcome(self, state: State, waiting: list[int]) -> Obeyed:
         if state.pid in waiting:

@@ -1,0 +1,140 @@
+"""`fluxen keys` beside a running gateway: it says what the gateway makes of it, and every worker obeys."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gateway.conftest import environment
+from gateway.rig import Answer, Gateway, Upstream, request, until
+from shared import Fluxen
+
+WORKERS = 2
+CONFIG = """
+server: {{bind_address: "127.0.0.1:0", workers: 2}}
+upstreams: {{openai: {{target_url: "{url}", api_key: sk-provider-0123456789}}}}
+api_keys: {{static: [{{id: written, key: in-the-file-0123456789}}]}}
+"""
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    found = Upstream()
+    yield found
+    found.close()
+    assert not found.faults
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, upstream: Upstream) -> Iterator[Gateway]:
+    folder = tmp_path / "gateway"
+    found = Gateway(folder, CONFIG.format(url=upstream.url), environment(folder / "home", {}))
+    yield found
+    found.stop()
+
+
+def call(gateway: Gateway, key: str) -> Answer:
+    return gateway.ask(request(key=b"Authorization: Bearer " + key.encode()))
+
+
+def statuses(gateway: Gateway, key: str) -> set[int]:
+    """Of connections of their own, until each worker must have answered some of them."""
+    return {call(gateway, key).status for _ in range(24)}
+
+
+def refused(gateway: Gateway, key: str) -> bool:
+    """By every worker; whoever fails often is told to wait."""
+    return statuses(gateway, key) <= {401, 429}
+
+
+def keys(fluxen: Fluxen, gateway: Gateway, *args: str, code: int = 0) -> dict[str, object]:
+    config = str(gateway.folder / "fluxen.yaml")
+    done = fluxen("keys", *args, "--json", "--config", config, env={"FLUXEN_DATA_DIR": str(gateway.data_dir)})
+    assert done.returncode == code, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def obeyed(answer: dict[str, object]) -> bool:
+    (one,) = answer["gateways"]  # type: ignore[misc]
+    return bool(one["obeys"])
+
+
+def test_every_worker_obeys_when_the_command_is_done(fluxen: Fluxen, gateway: Gateway) -> None:
+    made = keys(fluxen, gateway, "create", "ci")
+    assert obeyed(made)
+    first = str(made["key"])
+    assert statuses(gateway, first) == {200}
+    rotated = keys(fluxen, gateway, "rotate", "ci", "--overlap", "1h")
+    second = str(rotated["key"])
+    assert obeyed(rotated)
+    assert (statuses(gateway, first), statuses(gateway, second)) == ({200}, {200})
+    third = str(keys(fluxen, gateway, "rotate", "ci", "--overlap", "0")["key"])
+    assert [refused(gateway, key) for key in (first, second)] == [True, True]
+    assert statuses(gateway, third) == {200}
+    rows = {row["key_id"] for row in gateway.rows(24 * 4)}
+    assert rows == {"ci"}
+    assert obeyed(keys(fluxen, gateway, "revoke", "ci", "written", "--yes"))
+    assert [refused(gateway, key) for key in (third, "in-the-file-0123456789")] == [True, True]
+
+
+def test_a_key_of_the_configuration_is_rotated_under_load(fluxen: Fluxen, gateway: Gateway) -> None:
+    """Not one request is refused, neither with the former key nor with its successor."""
+    seen: list[tuple[str, int]] = []
+    current = ["in-the-file-0123456789"]
+    done = threading.Event()
+
+    def load() -> None:
+        with gateway.connect() as client:
+            while not done.is_set():
+                key = current[-1]
+                seen.append((key, client.ask(request(key=b"Authorization: Bearer " + key.encode())).status))
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            answer = keys(fluxen, gateway, "rotate", "written", "--overlap", "1h")
+            assert obeyed(answer)
+            current.append(str(answer["key"]))
+            until(lambda: sum(key == current[-1] for key, _ in list(seen)) >= 50, "calls with the new key")
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert {key for key, _ in seen} == set(current)
+    assert {status for _, status in seen} == {200}
+    row = gateway.query("SELECT key_id, count(*) AS n FROM requests GROUP BY 1")
+    assert [one["key_id"] for one in row] == ["written"]
+
+
+def test_a_gateway_that_cant_obey_is_warned_of(fluxen: Fluxen, gateway: Gateway) -> None:
+    """A broken file keeps it from taking up anything: a key that was revoked still works, and that is said."""
+    key = str(keys(fluxen, gateway, "create", "ci")["key"])
+    good = (gateway.folder / "fluxen.yaml").read_text()
+    (gateway.folder / "fluxen.yaml").write_text(f"{good}nonsense: 1\n")
+    env = {"FLUXEN_DATA_DIR": str(gateway.data_dir)}
+    config = str(gateway.folder / "fluxen.yaml")
+    done = fluxen("keys", "revoke", "ci", "--yes", "--config", config, env=env)
+    assert done.returncode == 0
+    assert "'ci' is revoked" in done.stderr
+    assert f"warning: the gateway with PID {gateway.process.pid} goes on with what it had" in done.stderr
+    assert "nonsense" in done.stderr
+    assert "obeys" not in done.stderr
+    assert statuses(gateway, key) == {200}
+    (gateway.folder / "fluxen.yaml").write_text(good)
+    until(lambda: call(gateway, key).status == 401, "the revoked key to be refused")
+    assert refused(gateway, key)
+
+
+def test_use_is_known_while_the_gateway_runs(fluxen: Fluxen, gateway: Gateway) -> None:
+    assert call(gateway, "in-the-file-0123456789").status == 200
+    gateway.rows(1)
+    (key,) = keys(fluxen, gateway, "list")["keys"]  # type: ignore[misc]
+    assert (key["id"], key["requests_30d"], key["warnings"]) == ("written", 1, [])
+    assert key["last_use"] is not None
+    assert key["source"] == f"{gateway.folder}/fluxen.yaml:4:21"
