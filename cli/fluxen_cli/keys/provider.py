@@ -105,16 +105,28 @@ def listing(as_json: AsJson = False, data_dir: DataDir = None, config: ConfigFil
 
     A key that a provider has refused is set aside ("parked") by the running gateways while another works.
     """
+    from fluxen.keys.provider import ProviderKeys
+
+    place = Place(data_dir, config)
+    rows, warnings = credentials_of(place, datetime.now(UTC))
+    if as_json:
+        output.emit_json({"file": str(ProviderKeys(place.folder).path), "credentials": rows, "warnings": warnings})
+        return
+    output.emit_table(_COLUMNS, [[row[name] for name in _COLUMNS] for row in rows])
+    for warning in warnings:
+        output.note(f"warning: {output.visible(warning)}")
+
+
+def credentials_of(place: Place, now: datetime) -> tuple[list[dict[str, object]], list[str]]:
+    """Each credential: where it comes from, and whether a running gateway has set it aside; and what is odd."""
     from fluxen.keys.provider import NAME, ProviderKeys
 
-    now = datetime.now(UTC)
-    place = Place(data_dir, config)
     keys = ProviderKeys(place.folder)
     stored = keys.read()
     slots = _slots(place, stored)
     places = {(slot.upstream, slot.name) for slot in slots}
     parked = {(one["upstream"], one["credential"]): one for one in parked_of(place, now)}
-    rows = [
+    rows: list[dict[str, object]] = [
         {
             "upstream": slot.upstream,
             "credential": slot.name,
@@ -132,12 +144,7 @@ def listing(as_json: AsJson = False, data_dir: DataDir = None, config: ConfigFil
         if (name, credential) not in places:
             called = name if credential is None else f"{name} ({credential})"
             warnings.append(f"{keys.path} has a key for {called}, and there is no such credential: it is not used")
-    if as_json:
-        output.emit_json({"file": str(keys.path), "credentials": rows, "warnings": warnings})
-        return
-    output.emit_table(_COLUMNS, [[row[name] for name in _COLUMNS] for row in rows])
-    for warning in warnings:
-        output.note(f"warning: {output.visible(warning)}")
+    return rows, warnings
 
 
 def remove(
