@@ -63,13 +63,13 @@ class Form:
 
     def feed(self, chunk: bytes) -> Fault | None:
         """Take in the next piece of the body. A Fault: neither it nor anything behind it may be sent on."""
-        self._rest += chunk
-        self._size += len(chunk)
         try:
-            while self._step():
-                pass
-            if self.model is None and self._size > BEGINNING:
-                raise ambiguous(f"the model must come within the first {BEGINNING // 1024} KB of a form")
+            if self.model is None and self._size + len(chunk) > BEGINNING:
+                beginning = BEGINNING - self._size
+                if self._read(chunk[:beginning]) is None:
+                    raise ambiguous(f"the model must come within the first {BEGINNING // 1024} KB of a form")
+                chunk = chunk[beginning:]
+            self._read(chunk)
         except Refused as refused:
             return refused.fault
         return None
@@ -77,6 +77,14 @@ class Form:
     def end(self) -> Fault:
         """Why a whole body is refused that has not said its model."""
         return _NO_MODEL
+
+    def _read(self, piece: bytes) -> str | None:
+        """Take in a piece; gives back the model if it is known by then."""
+        self._rest += piece
+        self._size += len(piece)
+        while self._step():
+            pass
+        return self.model
 
     def _step(self) -> bool:
         """Go on behind the next border, or the headers of a part; False where more bytes are needed."""
