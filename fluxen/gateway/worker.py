@@ -287,6 +287,8 @@ class Worker:
             if self.snapshot.tokens is not None:
                 for url in self.snapshot.tokens.take_wanted():
                     self.tell("unknown_kid", url)
+                for reason, count in self.snapshot.tokens.take_refused().items():
+                    self.log.notice("token_refused", about=reason, reason=reason, count=count)
             self.log.tick()
             self.publish()
             self.follower.tick()

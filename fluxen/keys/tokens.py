@@ -47,6 +47,7 @@ class Tokens:
 
         self._seen: dict[bytes, ClientKey] = {}
         self._wanted: set[str] = set()
+        self._refused: dict[str, int] = {}
         self._shared: dict[str | None, list[tuple[SharedKey, list[JwtKey]]]] = {}
         self._public: dict[tuple[str, str | None], list[tuple[PublicKey, list[JwtKey]]]] = {}
         self._kids: dict[str, frozenset[str | None]] = {}
@@ -84,7 +85,10 @@ class Tokens:
         try:
             client = self._judge(take_apart(token), now)
         except TokenError as error:
-            return error.fault
+            fault = error.fault
+            if fault.code != "invalid_api_key":
+                self._refused[fault.reason] = self._refused.get(fault.reason, 0) + 1
+            return fault
         if len(self._seen) >= self.REMEMBERED:
             self._seen.clear()
         self._seen[digest] = client
@@ -97,6 +101,12 @@ class Tokens:
         wanted = frozenset(self._wanted)
         self._wanted.clear()
         return wanted
+
+    def take_refused(self) -> Mapping[str, int]:
+        """Why tokens were refused since the last call, and how many, for the log: their bearers don't hear so much. The
+        reasons are few; nothing of a token is in them."""
+        refused, self._refused = self._refused, {}
+        return refused
 
     def _judge(self, parts: Parts, now: float) -> ClientKey:
         for issuer, claims in self._proven(parts):

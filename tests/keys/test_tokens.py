@@ -254,6 +254,45 @@ def test_what_is_remembered_is_bounded() -> None:
     assert max(held) <= Tokens.REMEMBERED
 
 
+def test_a_key_that_is_unknown_is_asked_for() -> None:
+    """From those URLs only whose set doesn't have it; nobody is asked because of a wrong signature."""
+    common = {"issuer": ISSUER, "audience": "fluxen"}
+    entries = [
+        {"id": "a", "jwks_url": SOURCE, **common},
+        {"id": "b", "jwks_url": SOURCE + "/2", **common},
+        {"id": "c", "jwks_url": SOURCE + "/3", **common},
+        {"id": "d", "jwks_file": "/keys.json", **common},
+        {"id": "dev", "key": SECRET},
+    ]
+    one, two = key_set(rsa_jwk(rsa_key(), kid="one")), key_set(rsa_jwk(rsa_key(which=1), kid="two"))
+    tokens = Tokens([JwtKey.model_validate(entry) for entry in entries], {SOURCE: one, SOURCE + "/2": two})
+    let_in(tokens, token(RSA_HEAD, public_claims(), rs256(rsa_key())))
+    for quiet in ({"alg": "HS256", "kid": "?"}, {"alg": "none", "kid": "?"}, {"alg": "RS256", "kid": 1}):
+        refused(tokens, token(quiet, public_claims(), rs256(rsa_key())))
+    assert tokens.take_wanted() == frozenset()
+    refused(tokens, token({"alg": "RS256", "kid": "three"}, public_claims(), rs256(rsa_key())))
+    assert tokens.take_wanted() == {SOURCE, SOURCE + "/2", SOURCE + "/3"}
+    assert tokens.take_wanted() == frozenset()
+    refused(tokens, token(RSA_HEAD, public_claims(), rs256(rsa_key(which=1))))
+    assert tokens.take_wanted() == {SOURCE + "/2", SOURCE + "/3"}
+
+
+def test_why_tokens_were_refused_is_for_the_log() -> None:
+    tokens = shared(claims={"team": "team"})
+    assert tokens.take_refused() == {}
+    for payload in ({"exp": 1, "team": "x"}, {"exp": 2}, claims(team="se\ncret"), claims(aud="elsewhere")):
+        tokens.identify(token(HEAD, payload, hs256()), NOW)
+    tokens.identify(token(HEAD, claims(), hs256("x" * 32)), NOW)
+    tokens.identify(b"no token at all", NOW)
+    assert tokens.take_refused() == {
+        "expired": 2,
+        "team is not 1 to 256 printable ASCII characters": 1,
+        "iss or aud are not those of the issuer whose key has signed it": 1,
+        "its signature is wrong": 1,
+    }
+    assert tokens.take_refused() == {}
+
+
 def test_keys_of_an_issuer_can_be_handed_to_another_process() -> None:
     entry = JwtKey.model_validate({"id": "dev", "key": SECRET, "claims": {"team": "t"}, "networks": ["::1"]})
     tokens = Tokens(pickle.loads(pickle.dumps([entry])), {})
