@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from gateway.conftest import environment
-from gateway.rig import Answer, Gateway, Upstream, request, until
+from gateway.rig import Answer, Gateway, Upstream, answer, request, until
 from shared import Fluxen
 
 WORKERS = 2
@@ -138,3 +138,28 @@ def test_use_is_known_while_the_gateway_runs(fluxen: Fluxen, gateway: Gateway) -
     assert (key["id"], key["requests_30d"], key["warnings"]) == ("written", 1, [])
     assert key["last_use"] is not None
     assert key["source"] == f"{gateway.folder}/fluxen.yaml:4:21"
+
+
+def test_a_provider_key_that_is_refused_is_shown(fluxen: Fluxen, tmp_path: Path, upstream: Upstream) -> None:
+    folder = tmp_path / "gateway"
+    text = CONFIG.replace("api_key: sk-provider-0123456789", "credentials: [{{name: old, api_key: sk-old-0123456789}}, "
+                          "{{name: new, api_key: sk-new-0123456789}}]")  # fmt: skip
+    found = Gateway(folder, text.format(url=upstream.url), environment(folder / "home", {}))
+    try:
+        upstream.plays(answer(b"{}", status=b"401 Unauthorized"), answer())
+        assert call(found, "in-the-file-0123456789").status == 200
+        config = str(folder / "fluxen.yaml")
+        env = {"FLUXEN_DATA_DIR": str(found.data_dir)}
+
+        def shown() -> dict[str, dict[str, object]]:
+            done = fluxen("keys", "list", "--json", "--config", config, env=env)
+            return {one["credential"]: one for one in json.loads(done.stdout)["credentials"]}
+
+        until(lambda: shown()["old"]["parked_until"], "the refused credential to be shown")
+        assert (shown()["old"]["refused_with"], shown()["new"]["parked_until"]) == (401, None)
+        done = fluxen("keys", "list", "--config", config, env=env)
+        assert "warning: the provider refuses the credential 'old' of openai (401)" in done.stderr
+        assert "provider keys: openai (old) SET ASIDE, openai (new) in the file" in done.stderr
+        assert "sk-" not in done.stdout + done.stderr
+    finally:
+        found.stop()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fluxen.errors import ConfigError
 from fluxen_cli import output
 from fluxen_cli.keys.place import AsJson, Place
 from fluxen_cli.places import ConfigFile, DataDir
@@ -50,8 +51,8 @@ def command(
         and (team is None or card.fields["team"] == team)
         and (project is None or card.fields["project"] == project)
     ]
-    parked = parked_of(place, now)
-    about = [*(stored.warnings if stored else ()), *place.written.problems]
+    credentials, odd = _credentials(place, now)
+    about = [*(stored.warnings if stored else ()), *place.written.problems, *odd]
     if as_json:
         output.emit_json(
             {
@@ -59,7 +60,7 @@ def command(
                 "config": str(place.config) if place.config else None,
                 "ledger": uses is not None,
                 "keys": [card.json() for card in cards],
-                "parked_credentials": parked,
+                "credentials": credentials,
                 "warnings": about,
             }
         )
@@ -72,7 +73,24 @@ def command(
     else:
         output.note(f"no client key{' like this' if team or project else ''} in {place.store.path}{_else(place)}")
     _say([*about, *(f"{card.id}: {one.message}" for card in cards for one in card.warnings)])
-    _say([str(one["message"]) for one in parked])
+    _say([str(one["message"]) for one in parked_of(place, now)])
+    if credentials:
+        output.note(f"provider keys: {output.visible(', '.join(map(_credential, credentials)))}")
+
+
+def _credentials(place: Place, now: datetime) -> tuple[list[dict[str, object]], list[str]]:
+    """The keys of providers; when those can't be told, clients' keys are listed all the same."""
+    from fluxen_cli.keys.provider import credentials_of
+
+    try:
+        return credentials_of(place, now)
+    except ConfigError as error:
+        return [], [error.message]
+
+
+def _credential(one: Mapping[str, object]) -> str:
+    name = one["upstream"] if one["credential"] is None else f"{one['upstream']} ({one['credential']})"
+    return f"{name} {'SET ASIDE' if one['parked_until'] else one['key'] or 'without a key'}"
 
 
 def _row(card: Card) -> Sequence[object]:
