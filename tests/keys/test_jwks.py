@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from keys.signer import ISSUER, SECRET, b64, ec_jwk, ec_key, key_set, number, rsa_jwk, rsa_key
 
 from fluxen.config.load import Loaded, load_bytes
+from fluxen.errors import ConfigError
+from fluxen.gateway.snapshot import build
 from fluxen.keys.jwks import LARGEST, KeySet, KeySetError
 from fluxen.keys.jwks_documents import cache_path, read_documents, urls
 
@@ -182,3 +184,18 @@ def test_weak_keys_are_told_of_and_those_with_other_uses_are_not(tmp_path: Path)
     (tmp_path / "keys.json").write_bytes(key_set(*other, rsa_jwk(rsa_key(1024)), GOOD))
     (told,) = read_documents(load(tmp_path, f"{{id: a, jwks_file: keys.json, {REST}}}").config).warnings
     assert "keys[3] has 1024 bits" in told[1]
+
+
+def test_validation_tells_where_an_unusable_file_is_named(tmp_path: Path) -> None:
+    loaded = load(tmp_path, f"{{id: a, jwks_file: keys.json, {REST}}}", f'{{id: b, jwks_url: "{URL}", {REST}}}')
+    with pytest.raises(ConfigError) as caught:
+        build(loaded, {})
+    assert caught.value.problems == (
+        f"{tmp_path / 'fluxen.yaml'}:3:26: api_keys.jwt[0].jwks_file: can't read {tmp_path / 'keys.json'}: "
+        "No such file or directory",
+    )
+    (tmp_path / "keys.json").write_bytes(key_set(GOOD))
+    snapshot = build(loaded, {})
+    assert snapshot.tokens is not None and snapshot.open_mode is False
+    (told,) = snapshot.warnings
+    assert f"{tmp_path / 'fluxen.yaml'}:4:" in told and "not been fetched" in told
