@@ -61,8 +61,9 @@ def test_links_lead_somewhere(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_configurations_in_the_documentation_are_valid(path: Path, tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
-    (tmp_path / "secrets" / "ci").write_text("key-of-ci\n")
     for text in blocks(path, "yaml"):
+        for name in re.findall(r"file:(secrets/[\w-]+)", text):
+            (tmp_path / name).write_text(f"key-of-{name}\n")
         env = {name: f"value-of-{name}" for name in re.findall(r"\$\{(\w+)\}", text)}
         assert load_bytes(text.encode(), {**env, "HOME": "/home/x"}, tmp_path / "fluxen.yaml").warnings == ()
 
