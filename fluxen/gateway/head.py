@@ -186,7 +186,8 @@ class RequestHead:
                 self._refuse(400, "invalid_request", "the request line is not one of HTTP/1.1 or HTTP/1.0")
             elif self.chunked:
                 self._refuse(400, "invalid_request", "HTTP/1.0 has no chunked encoding")
-        if self.method == b"CONNECT" or not self.target.startswith(b"/"):
+        # llhttp takes a bare line feed for the end of an HTTP/0.9 request line: what follows would be a header to it.
+        if self.method == b"CONNECT" or not self.target.startswith(b"/") or b"\n" in self.target:
             self._refuse(400, "invalid_request", "the request target must be a path")
         elif self.method == b"TRACE":  # it is there to echo heads, the provider's key among them
             self._refuse(405, "method_not_allowed", "TRACE is not forwarded")

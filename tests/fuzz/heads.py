@@ -8,7 +8,7 @@ reads it, with the provider's credential in place of the client's.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import httptools
@@ -122,16 +122,16 @@ class Heads:
             lines += [b"X-%d: y" % number for number in range(chance.choice((150, 200, 250)))]
         return b"\r\n".join(lines)
 
-    def run(self, case: bytes) -> None:
+    def run(self, case: bytes) -> Hashable:
         raw = case.partition(b"\r\n\r\n")[0]
         if not Parsed(raw + b"\r\n\r\n").accepted:
-            return
+            return None
         opening, length = self._openings.find(raw)
         head = opening.head
         again = self._openings.recall(raw)
         assert again is None or again == (opening, length or 0), f"the second time it means {again}"
         if opening.fault is not None or opening.own:
-            return
+            return opening.fault and opening.fault.code
         body = b"" if head.chunked else b"x" * min(length or 0, 8)
         asked = read_one(raw, length, body, head.chunked)
         credentials = asked.credentials()
@@ -148,6 +148,8 @@ class Heads:
                 f"a key for another upstream reaches {upstream.name}"
             )
             forwarded(asked, forward, upstream.name, body, len(body), opening.held or not head.chunked)
+        route = opening.route
+        return None if route is None else (route.kind, route.endpoint, opening.held, head.chunked)
 
 
 def read_one(raw: bytes, length: int | None, body: bytes, chunked: bool) -> judge.Request:

@@ -130,7 +130,9 @@ class Wire:
 
     def seeds(self) -> list[bytes]:
         start = START % (b"POST", b"/a/b/v1/files", KEY)
-        return [start + b"Transfer-Encoding: chunked\r\n\r\n" + chunks for chunks in CHUNKS] + [
+        framed = [start + line + b"\r\n\r\n" + CHUNKS[0] for line in LINES]
+        framed += [start + b"Transfer-Encoding: chunked\r\n\r\n" + chunks for chunks in CHUNKS]
+        return framed + [
             START % (b"POST", target, KEY)
             + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
             for target in WIRE_TARGETS
