@@ -162,7 +162,7 @@ def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, ob
 def _read(path: Path, what: str) -> str:
     try:
         with path.open("rb") as file:
-            return file.read(_MAX_PEM).decode("latin-1")
+            return file.read(_MAX_PEM).decode("ascii", "ignore")  # comments may be in any language
     except OSError as error:
         raise ConfigError(f"can't read {path}, which should hold {what}: {error.strerror}") from None
 
