@@ -227,9 +227,10 @@ class Conductor:
         self._generation += 1
         self.snapshot = new.snapshot
         self._reloader.taken(new)
-        update = Update.between(
-            old, new.snapshot, self._generation, log=new.log, stores=new.stores, chain=new.chain,
-            doors=self.bindings.plans(),
+        snapshot = new.snapshot
+        update = Update(
+            self._generation, config, snapshot.upstreams, snapshot.keys is not None, new.keys, snapshot.key_sets,
+            new.log, new.stores, new.chain, self.bindings.plans(),
         )  # fmt: skip
         self._log.change(new.log, secrets_of(new.snapshot))
         for follower in self._workers.values():

@@ -31,6 +31,17 @@ class Chain:
         return "Chain(masked)"
 
 
+Differences = tuple[Collection[bytes], Mapping[bytes, ClientKey]]
+"""Digests of client keys that are no more, and client keys that are new or mean something else."""
+
+
+def differences(old: Snapshot, new: Snapshot) -> Differences:
+    if new.keys is None:
+        return (), {}
+    gone, changed = (old.keys or KeyIndex({})).differences(new.keys)
+    return frozenset(gone), changed
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """From one generation of the configuration to the next. Messages come in order, so each follows the one before."""
@@ -40,10 +51,7 @@ class Update:
     upstreams: tuple[Upstream, ...]
     keyed: bool
     """False: open mode."""
-    gone: Collection[bytes]
-    """Digests of client keys that are no more."""
-    changed: Mapping[bytes, ClientKey]
-    """Client keys that are new or mean something else."""
+    keys: Differences
     key_sets: Mapping[str, bytes]
     """The documents with the public keys of those who sign tokens."""
     log: Settings
@@ -59,33 +67,11 @@ class Update:
         keys = None
         if self.keyed:
             keys = old.keys or KeyIndex({})
-            if self.gone or self.changed:
-                keys = keys.changed(self.gone, self.changed)
+            if any(self.keys):
+                keys = keys.changed(*self.keys)
         known = dialects()  # of which there is one each: what came through the socket is another
         upstreams = tuple(replace(upstream, dialect=known[upstream.dialect.name]) for upstream in self.upstreams)
         return assemble(self.config, upstreams, keys, key_sets=self.key_sets, everyone=old.everyone)
-
-    @classmethod
-    def between(
-        cls,
-        old: Snapshot,
-        new: Snapshot,
-        generation: int,
-        *,
-        log: Settings,
-        stores: Mapping[str | None, bytes],
-        chain: Chain | None,
-        doors: tuple[DoorPlan, ...],
-    ) -> Update:
-        """What a worker that has `old` must be told to have `new`."""
-        gone: Collection[bytes] = ()
-        changed: Mapping[bytes, ClientKey] = {}
-        if new.keys is not None:
-            gone, changed = (old.keys or KeyIndex({})).differences(new.keys)
-        return cls(
-            generation, new.config, new.upstreams, new.keys is not None, frozenset(gone), changed, new.key_sets, log,
-            stores, chain, doors,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
