@@ -64,7 +64,8 @@ class KeyIndex:
         self._clients = clients
 
     def __len__(self) -> int:
-        return len(self._clients)
+        """How many clients; one with a former key that still works is one."""
+        return len({client.id for client in self._clients.values()})
 
     def find(self, presented: bytes) -> ClientKey | None:
         """The client whose key this is. Whether the key still works (`until`) is for the caller to judge."""

@@ -12,6 +12,7 @@ from fluxen.errors import ConfigError
 from fluxen.gateway.snapshot import Snapshot, build
 from fluxen.keys.client import ClientKey
 from fluxen.keys.generate import hash_of
+from fluxen.keys.known import known_keys
 from fluxen.keys.store import KeyStore
 
 
@@ -150,3 +151,66 @@ api_keys: {static: [{key: abc}]}
     assert found["openai"] == [(b"Bearer sk-env", "$OPENAI_API_KEY")]
     assert found["anthropic"] == [(b"written", "anthropic")]
     assert found["gemini"] == []
+
+
+def entry(key_id: str, key: str, **more: object) -> dict[str, object]:
+    return {"id": key_id, "hash": hash_of(key), **more}
+
+
+def keep(folder: Path, *entries: dict[str, object]) -> bytes:
+    raw = json.dumps({"version": 2, "keys": entries}).encode()
+    (folder / "keys.json").write_bytes(raw)
+    (folder / "keys.json").chmod(0o600)
+    return raw
+
+
+def test_a_rotated_key_of_the_file_and_its_successor_are_one_caller(tmp_path: Path) -> None:
+    keep(tmp_path, entry("ci", "new", team="red", previous=[{"hash": hash_of("abc"), "until": "2999-01-01"}]))
+    snapshot = compiled("api_keys: {static: [{key: abc, id: ci, team: blue}]}", tmp_path)
+    assert snapshot.keys is not None
+    old, new = snapshot.keys.find(b"abc"), snapshot.keys.find(b"new")
+    assert (old, new) == (ClientKey("ci", "red", until=old.until if old else 0), ClientKey("ci", "red"))
+    assert old is not None
+    assert old.until < new.until if new else False
+    assert len(snapshot.keys) == 1
+    (warning,) = snapshot.warnings
+    assert "replaces this one" in warning
+
+
+def test_a_revoked_key_lets_nobody_in_by_any_name(tmp_path: Path) -> None:
+    former = [{"hash": hash_of("older"), "until": "2999-01-01"}]
+    keep(tmp_path, entry("ci", "old", revoked="2026-11-22", previous=former), entry("b", "b"))
+    snapshot = compiled("api_keys: {static: [{key: abc, id: ci}]}", tmp_path)
+    assert [id_of(snapshot, key) for key in ("abc", "old", "older", "b")] == [None, None, None, "b"]
+    (warning,) = snapshot.warnings
+    assert warning.endswith(f"the key 'ci' in {tmp_path}/keys.json was revoked, and lets nobody in")
+    for key in ("old", "older"):
+        (line,) = problems(f"api_keys: {{static: [{{key: {key}, id: c}}]}}", tmp_path)
+        assert line.endswith(f"is the key 'ci' in {tmp_path}/keys.json, which was revoked")
+    keep(tmp_path, entry("ci", "old", revoked="2026-11-22"))
+    snapshot = compiled("", tmp_path)
+    assert not snapshot.open_mode
+    assert any("no key: nobody can get in" in warning for warning in snapshot.warnings)
+    assert compiled("api_keys: {jwt: [{id: i, key: 0123456789-0123456789-0123456789}]}", tmp_path).keys is not None
+
+
+def test_bytes_that_were_read_before_are_what_counts(tmp_path: Path) -> None:
+    """A reload reads the file once; what lies there a moment later is for the next one."""
+    loaded = load("", tmp_path)
+    raw = keep(tmp_path, entry("ci", "abc"))
+    assert known_keys(loaded, None).clients is None
+    keep(tmp_path, entry("other", "def"))
+    assert [one.id for one in (known_keys(loaded, raw).clients or {}).values()] == ["ci"]
+    assert [one.id for one in (known_keys(loaded).clients or {}).values()] == ["other"]
+    known = known_keys(loaded, b"{")
+    assert (known.clients, len(known.problems)) == (None, 1)
+
+
+def test_keys_for_lost_upstreams_are_told_only_while_they_live(tmp_path: Path) -> None:
+    keep(tmp_path, entry("a", "a", upstreams=["gone"]), entry("b", "b", upstreams=["gone"], revoked="2026-11-22"),
+         entry("c", "c", upstreams=["openai"]), entry("d", "d", upstreams=["gone", "openai"]))  # fmt: skip
+    warnings = compiled("upstreams: {openai: }", tmp_path).warnings
+    assert [warning.partition(": ")[2] for warning in warnings] == [
+        "key 'a' is for an upstream that isn't there: gone",
+        "key 'd' is for an upstream that isn't there: gone",
+    ]
