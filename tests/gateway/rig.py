@@ -530,9 +530,14 @@ def chunked(*pieces: bytes) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece) + b"0\r\n\r\n"
 
 
-def keyed(upstream: Upstream) -> str:
-    """The configuration that most tests share: one key, one upstream."""
-    return KEYED.format(url=upstream.url, provider=PROVIDER_KEY, key=KEY)
+def keyed(upstream: Upstream, certificate: Path | None = None) -> str:
+    """The configuration that most tests share: one key, one upstream. certificate: speak HTTPS with what is in this
+    folder."""
+    config = KEYED.format(url=upstream.url, provider=PROVIDER_KEY, key=KEY)
+    if certificate is None:
+        return config
+    tls = f'tls: {{cert_file: "{certificate}/server.pem", key_file: "{certificate}/server.key"}}'
+    return config.replace('"127.0.0.1:0"', f'"127.0.0.1:0", {tls}')
 
 
 class Gateway:
@@ -595,10 +600,10 @@ class Gateway:
         return self.data_dir / "ledger"
 
     def children(self) -> dict[str, int]:
-        """PIDs of the running children: 'worker 0', … in the order they were started, and 'compactor'. Only processes
-        of this gateway."""
+        """PIDs of the running children: 'worker 0', … in the order they were started, 'compactor' and 'watcher'. Only
+        processes of this gateway."""
         listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        names = ["compactor", *(f"worker {number}" for number in range(len(listed)))]
+        names = ["compactor", *(f"worker {number}" for number in range(len(listed) - 2)), "watcher"]
         return dict(zip(names, sorted(map(int, listed)), strict=False))
 
     def query(self, sql: str, params: Iterable[object] = ()) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -210,3 +211,39 @@ def test_options_of_the_command_line_win_after_a_reload(
     assert state(server).address == f"127.0.0.1:{port}"
     assert len(proc.workers(server.process.pid, 1)) == 1
     assert in_force(server, upstream) == {b"Bearer sk-two"}
+
+
+ADMIN = 'admin: {{bind_address: "127.0.0.1:{port}"}}\n'
+
+
+def test_the_admin_address_comes_moves_and_goes(gateway: StartGateway, upstream: Upstream) -> None:
+    public = config(upstream, "127.0.0.1:0")
+    server = gateway(public)
+    first, second = free_port(), free_port()
+    assert state(server).admin is None
+    for generation, port in ((2, first), (3, second)):
+        write(server, public + ADMIN.format(port=port))
+        settled(server, generation)
+        assert state(server).admin == f"127.0.0.1:{port}"
+        with Client(port) as client:
+            answer = client.ask(b"GET /-/config HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET")
+        assert answer.status == 200
+        said = json.loads(answer.body)
+        assert (said["generation"], said["rejected"]) == (generation, False)
+        assert KEY.encode() not in answer.body
+        assert "salt" not in said
+    until(lambda: not listens(first), "the first one to be closed", 20)
+    with Client(second) as client:
+        asked = b"POST /-/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+        answer = client.ask(asked)
+        assert (answer.status, json.loads(answer.body)["generation"]) == (200, 3)
+        write(server, public + "nonsense: 1\n")
+        rejected(server)
+        refused = json.loads(client.ask(asked).body)
+        assert refused["ok"] is False
+        assert "nonsense" in refused["problems"][0]
+        write(server, public)
+        settled(server, 4)
+    until(lambda: not listens(second), "the second one to be closed", 20)
+    assert state(server).admin is None
+    assert server.ask(b"GET /-/config HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET").status == 404
