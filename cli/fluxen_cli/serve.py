@@ -65,11 +65,15 @@ def command(
     """
     from fluxen.config.load import load_config
     from fluxen.gateway.server import serve
+    from fluxen.telemetry.settings import settings_of
 
     loaded = override(load_config(config, os.environ), bind, port, workers)
+    lines_only = settings_of(loaded.config.log, os.environ).format == "json"
     key = _first_key(loaded) if first_key else None
 
     def announce(snapshot: Snapshot, host: str, bound: int) -> None:
+        if lines_only:  # whoever asked for it reads stdout and stderr as one; the log says where it serves
+            return
         place = str(ledger_folder(snapshot.config.data_dir))
         tls = snapshot.config.server.tls is not None
         output.say(welcome(host, bound, upstream_lines(snapshot), place, open_mode=snapshot.open_mode, tls=tls))

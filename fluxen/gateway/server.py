@@ -106,8 +106,9 @@ def serve(
         for problem in unfetched:
             log.warning("key_set", reason=problem)
         log.event(
-            "started", version=__version__, pid=os.getpid(), workers=server.workers, address=":".join(map(str, address))
-        )
+            "started", version=__version__, pid=os.getpid(), address=":".join(map(str, address)),
+            workers=server.workers, open_mode=snapshot.open_mode,
+        )  # fmt: skip
         started(snapshot, *address)
         _ready(env)
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 KEPT: Final = 1 << 20
 """Bytes that wait for a reader."""
 NOTICE_SECONDS: Final = 1.0
+RETIRED: Final = 10_000
+"""Secrets of configurations that are no longer in force, of which so many are remembered at most, and the last ones."""
 _RETRY_FIRST, _RETRY_MOST = 0.02, 1.0
 _END: Final = 10
 _KINDS: Final = 1024
@@ -68,8 +70,8 @@ class Log:
         return log
 
     def change(self, settings: Settings, secrets: Secrets | None = None) -> None:
-        """Other settings; with `secrets`, those of a new configuration, besides the ones before: requests may still run
-        with them."""
+        """Other settings; with `secrets`, those of a new configuration. The ones before stay secret: requests may still
+        run with them, and a key that was taken out of a file still opens a door somewhere."""
         self.settings = settings
         self._least = LEVELS.index(settings.level)
         self.requests = settings.requests and self.wants("info")
@@ -77,7 +79,12 @@ class Log:
         self.colour = self.console and self._colour_allowed and self._sink.terminal
         self._clock = Clock(local=self.console and self._sink.terminal)
         if secrets is not None:
-            self._secrets = (secrets, self._secrets[0])
+            current, retired = self._secrets
+            gone = current.values - secrets.values
+            if gone:
+                kept = retired.values if len(retired.values) <= RETIRED else frozenset()
+                retired = Secrets((gone | kept) - secrets.values)
+            self._secrets = (secrets, retired)
         self._cleaned.clear()
 
     def within(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -19,6 +19,7 @@ FEW: Final = 24
 """Up to so many are looked for one by one; more, by their first characters, at each place of the text."""
 MASK: Final = "***"
 
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.~-]+")
 _SHAPES: Final = re.compile(
     r"(?:(?<![A-Za-z0-9])(?:sk|pk|rk|gsk|xai|pplx|nvapi|flx|hf|fw|key|csk|tgp|r8|ghp|gho|glpat|AKIA|ASIA)[-_]|AIza|sess-)"
     r"[A-Za-z0-9_\-]{16,}"
@@ -28,15 +29,16 @@ _SHAPES: Final = re.compile(
 
 
 class Secrets:
-    """What must not be written. Shows none of it."""
+    """What must not be written. Shows none of it. `values`: what was given, as far as it is looked for."""
 
-    __slots__ = ("_by_start", "_few")
+    __slots__ = ("_by_start", "_few", "values")
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        every: set[str] = set()
-        for value in values:
-            if len(value) >= SHORTEST:
-                every |= {value, quote(value, safe=""), quote(value)}
+        self.values = frozenset(value for value in values if len(value) >= SHORTEST)
+        every = set(self.values)
+        for value in self.values:
+            if not _PLAIN.fullmatch(value):
+                every |= {quote(value, safe=""), quote(value)}
         found = sorted(every, key=len, reverse=True)  # a longer one first: it may begin with a shorter one
         self._few = tuple(found) if len(found) <= FEW else ()
         self._by_start: dict[str, list[str]] = {}

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from shared import Fluxen
 
@@ -53,6 +59,25 @@ def test_the_words_are_those_of_the_schema() -> None:
     properties = LogSettings.model_json_schema()["properties"]
     assert tuple(properties["level"]["enum"]) == LEVELS
     assert tuple(properties["format"]["enum"]) == FORMATS
+
+
+@pytest.mark.parametrize("asked", ["FLUXEN_LOG", "file"])
+def test_who_asks_for_json_gets_nothing_else(clean_env: dict[str, str], tmp_path: Path, asked: str) -> None:
+    """Collectors of logs read stdout and stderr as one."""
+    (tmp_path / "fluxen.yaml").write_text("log: {format: json}\n" if asked == "file" else "")
+    env = clean_env if asked == "file" else {**clean_env, "FLUXEN_LOG": "json"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "fluxen_cli", "serve", "--port", "0"],
+        cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        events = [first["event"], *(json.loads(line)["event"] for line in process.stdout)]
+        assert process.wait(60) == 0
+    assert events == ["started", "stopping", "stopped"]
+    assert first["open_mode"] is True
+    assert first["address"].startswith("127.0.0.1:")
 
 
 def test_serve_does_not_start_with_it(fluxen: Fluxen) -> None:
