@@ -31,6 +31,7 @@ from fluxen.config.load import load_bytes
 from fluxen.gateway.credentials import FIRST, MOST, TRIAL, Credential, Parking
 from fluxen.gateway.routes import Upstream as Target
 from fluxen.gateway.snapshot import build
+from fluxen.gateway.state import State, running
 
 KEYS = {name: f"sk-provider-{name}-fedcba9876543210" for name in ("main", "spare", "third")}
 BODY = b'{"model":"m","stream":false}'
@@ -325,6 +326,43 @@ def test_memory_for_bodies_is_given_back(gateway: StartGateway, upstream: Upstre
     Provider(upstream, main=FORBIDDEN, spare=FORBIDDEN)
     body = b'{"model":"m","x":"%b"}' % (b"x" * 700_000)
     assert [server.ask(request(body=body)).status for _ in range(4)] == [403] * 4
+
+
+def test_a_reload_keeps_in_mind_what_is_parked(two: Gateway, upstream: Upstream) -> None:
+    """Unless it is another key by then: that one is tried."""
+    provider = Provider(upstream, main=REFUSED, spare=OK, third=OK)
+
+    def reload(text: str) -> None:
+        before = len(two.logged("config_reloaded"))
+        (two.folder / "fluxen.yaml").write_text(text)
+        until(lambda: len(two.logged("config_reloaded")) > before, "the reload")
+
+    assert two.ask(request(body=BODY)).status == 200
+    same = config(upstream, "main", "spare").replace("me,", "somebody,")
+    reload(same)
+    assert two.ask(request(body=BODY)).status == 200
+    assert provider.asked == ["main", "spare", "spare"]
+    until(lambda: [(one.credential, one.status) for one in states(two)[0].parked] == [("main", 401)], "the state file")
+    reload(same.replace(KEYS["main"], KEYS["third"]))
+    assert two.ask(request(body=BODY)).status == 200
+    assert provider.asked[3:] == ["third"]
+    until(lambda: not states(two)[0].parked, "the state file to forget it")
+
+
+def states(gateway: Gateway) -> list[State]:
+    """What commands on this machine are told of it."""
+    return running(gateway.data_dir)
+
+
+def test_each_worker_for_itself(gateway: StartGateway, upstream: Upstream) -> None:
+    """Both find out; neither lets a client notice."""
+    server = gateway(config(upstream, "main", "spare").replace("server: {", "server: {workers: 2, "))
+    provider = Provider(upstream, main=REFUSED, spare=OK)
+    until(
+        lambda: server.ask(request(body=BODY)).status == 200 and len(states(server)[0].parked) == 2, "both to be asked"
+    )
+    assert provider.asked.count("main") == 2
+    assert {row["status"] for row in server.rows(1)} == {200}
 
 
 def test_no_key_is_written_anywhere(two: Gateway, upstream: Upstream) -> None:
