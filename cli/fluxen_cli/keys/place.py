@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `fluxen keys list` shows it.")]
 
-_PATIENCE = 3.0
+_PATIENCE = 10.0
 """Seconds to wait for a running gateway, which needs less than one."""
 _LOOK_AGAIN = 0.02
 
