@@ -427,6 +427,14 @@ def test_a_minute_then_two_up_to_an_hour() -> None:
     assert clock.parked_for(upstream, "main") == FIRST
 
 
+def test_requests_on_their_way_count_once() -> None:
+    clock, upstream = Clock(), target()
+    for _ in range(12):
+        clock.hear(upstream, "main", 401)
+    assert len(clock.told) == 1
+    assert clock.parked_for(upstream, "main") == FIRST
+
+
 def test_one_request_tries_it_again() -> None:
     """The others wait for what it finds out; if it never says, another tries. One whose refusal its client would see
     is not made to."""
