@@ -80,7 +80,7 @@ class Exchange(Intake):
         opening = self._opening
         if opening.conditional:
             at, worker = self._t_open, self._worker
-            opening = self._opening = worker.warden.admit(opening, at, at + worker.wall_offset, self.client_ip)
+            opening = self._opening = worker.warden.admit(opening, at, at + worker.wall_offset, self._client.peer)
         fault = opening.fault
         if fault is not None:
             if not opening.known:

@@ -6,6 +6,7 @@ for `max_tokens`. Where policy goes by such a name, an object that can be read i
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from typing import Final, cast
 
@@ -53,6 +54,14 @@ def folded(name: str) -> str:
 
 
 _FOLDED: Final = frozenset(folded(name) for name in KIN)
+_SHORT: Final = 64  # characters of a name that is worth remembering
+
+
+@functools.lru_cache(maxsize=1024)
+def _kind(name: str) -> str:
+    """What a name is folded to if that is one of KIN, else ''."""
+    alike = folded(name)
+    return alike if alike in _FOLDED else ""
 
 
 class Names:
@@ -74,8 +83,8 @@ class Names:
             raise ambiguous("too many names at the top of the body")
         else:
             self._names.add(name)
-        alike = folded(name)
-        if alike not in _FOLDED:
+        alike = _kind(name) if len(name) <= _SHORT else _kind.__wrapped__(name)
+        if not alike:
             return ""
         if name not in KIN or alike in self._kin:
             raise ambiguous(f"what is like the name {_like(alike)} must be written so, and once")
@@ -93,6 +102,9 @@ class _Name(str):
     __slots__ = ()
 
 
+_Object = dict[_Name, msgspec.Raw]
+
+
 def top_level(text: bytes) -> dict[str, msgspec.Raw]:
     """The names of a JSON object with their values, not looked into. Raises Refused when it is none, or can be read in
     two ways."""
@@ -105,7 +117,7 @@ def top_level(text: bytes) -> dict[str, msgspec.Raw]:
     try:
         if not text.isascii():
             text.decode()  # somebody who reads invalid UTF-8 may find quotes elsewhere than we do
-        found = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=see).decode(text)
+        found = msgspec.json.Decoder(_Object, dec_hook=see).decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Refused(NOT_JSON) from None
     return cast(dict[str, msgspec.Raw], found)

@@ -32,13 +32,13 @@ class Warden:
     def __init__(self) -> None:
         self.throttle = Throttle()
 
-    def admit(self, opening: Opening, at: float, wall: float, client_ip: str) -> Opening:
+    def admit(self, opening: Opening, at: float, wall: float, peer: str) -> Opening:
         """The opening, or one that refuses the request. at: when it came, by perf_counter; wall: in seconds since 1970
-        UTC; client_ip: from where."""
+        UTC; peer: address of who is connected."""
         fault = opening.fault
         guessed = fault is not None and fault.code in GUESSED and opening.presented
         if guessed or (opening.guessable and len(self.throttle)):
-            source = source_of(client_ip)
+            source = source_of(opening.caller(peer))
             wait = self.throttle.wait(source, at)
             if wait > 0.0:
                 opening.forget()
@@ -50,6 +50,6 @@ class Warden:
             return opening
         if wall >= key.until:
             return opening.turned_away(_EXPIRED, nameless=True)
-        if key.networks is not None and not inside(client_ip, key.networks):
+        if key.networks is not None and not inside(opening.caller(peer), key.networks):
             return opening.turned_away(_ELSEWHERE)
         return opening
