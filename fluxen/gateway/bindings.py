@@ -85,6 +85,11 @@ class Bindings:
         for one in self.all:
             if one.admin == admin and (one.asked == asked or one.address == wanted):
                 return one
+        if any(one.admin != admin and one.address[1] == asked.port for one in self.all):
+            raise FluxenError(
+                f"{asked} is Fluxen's other address, or was a moment ago",
+                hint="change the two one after the other, so that nobody is taken for a caller of the other one",
+            )
         ours = [sock for one in self.all if one.address[1] == asked.port for sock in one.sockets]
         sockets = bind(asked.host, asked.port, self._workers, set(_inodes(ours)) if ours else None)
         return Binding(next(self._numbers), asked, admin, sockets)

@@ -184,18 +184,7 @@ class Conductor:
             return
         begun = self._last_look = time.monotonic()
         try:
-            new = self._reloader.attempt(again=again)
-            if new is Outcome.UNTOUCHED:
-                return
-            if isinstance(new, Accepted):
-                self._take(new)
-                self._since = begun
-                self._counted()
-            elif self.rejected:
-                self._stands(rejected=False)
-                self._log.info("config_restored", generation=self._generation)
-        except FluxenError as error:
-            self._refused(error)
+            self._attempt(self._reloader, again, begun)
         except Exception as error:  # noqa: BLE001 - what nobody foresaw of a file must not end a gateway that serves
             self._log.bug("reload_failed", error)
             self._refused(FluxenError(f"the configuration can't be taken up: {type(error).__name__}, see the log"))
@@ -205,6 +194,28 @@ class Conductor:
                 self.state.attempts += again
                 self.state.attempted = time.time()
                 self._show()
+
+    def _attempt(self, reloader: Reloader, again: bool, begun: float) -> None:
+        """All that is on disk; where that can't be used, the keys alone."""
+        new: Accepted | Outcome | None
+        try:
+            new = reloader.attempt(again=again)
+            if new is Outcome.CURRENT and self.rejected:
+                self._stands(rejected=False)
+                self._log.info("config_restored", generation=self._generation)
+            if isinstance(new, Accepted):
+                self._take(new)
+        except FluxenError as error:
+            self._refused(error)
+            try:
+                new = reloader.rest()
+                if new is not None:
+                    self._take(new)
+            except FluxenError:
+                return  # they are what is wrong, and that has been told
+        if isinstance(new, Accepted):
+            self._since = begun
+            self._counted()
 
     def _take(self, new: Accepted) -> None:
         """From here on it is in force, or FluxenError is raised and nothing has changed."""
@@ -249,9 +260,10 @@ class Conductor:
             self._log.warning("config_needs_restart", settings=", ".join(new.restart))
         slot = self._metrics.supervisor
         slot.set("config_generation", self._generation)
-        slot.set("last_reload_success_ms", time.time_ns() // 1_000_000)
-        slot.add("reloads_success")
-        self._stands(rejected=False)
+        if new.whole:
+            slot.set("last_reload_success_ms", time.time_ns() // 1_000_000)
+            slot.add("reloads_success")
+            self._stands(rejected=False)
 
     def _tell(self, message: object, bindings: list[Binding] | None = None) -> None:
         """Say the same to every worker, with the sockets that it does not have."""

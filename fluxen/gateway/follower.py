@@ -7,6 +7,7 @@ began with, the next one has the new. Only then the supervisor is told.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ class Follower:
         self._asked: dict[int, Callable[[Any], None]] = {}
         self._questions = 0
         self._obeying: asyncio.Task[None] | None = None
+        self._stopped = False
 
     def _door(self, plan: DoorPlan, sock: socket.socket) -> Door:
         worker = self._worker
@@ -49,13 +51,17 @@ class Follower:
             self._loop.add_reader(self._channel.fileno(), self._hear)
 
     async def stop(self) -> None:
-        """Accept no more, and change no more."""
+        """Accept no more. Orders are still taken: requests that run on may take longer than the supervisor waits."""
+        self._stopped = True
+        for door in list(self._doors.values()):
+            await door.close(self._loop)
+
+    def end(self) -> None:
+        """The last of it."""
         if self._channel is not None:
             self._loop.remove_reader(self._channel.fileno())
         if self._obeying is not None:
             self._obeying.cancel()
-        for door in list(self._doors.values()):
-            await door.close(self._loop)
 
     # --- what the worker says
 
@@ -119,6 +125,10 @@ class Follower:
 
     async def _arrange(self, plans: Sequence[DoorPlan], descriptors: Sequence[int]) -> None:
         """Have just these doors: first open the new, then close those that are gone."""
+        if self._stopped:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
         fresh = iter(descriptors)
         for plan in plans:
             if plan.number in self._doors:

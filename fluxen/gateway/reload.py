@@ -1,7 +1,9 @@
 """A configuration read again: the same road as `fluxen validate`, and what a running gateway refuses besides.
 
-Whatever is wrong, what is in force stays. A file that is gone is no other file's turn, an empty one is taken for one
-that is being written, and a gateway with client keys never becomes one without: that takes a restart.
+Whatever is wrong, what is in force stays. Only the keys that commands have changed are taken up even so: one that was
+revoked must not live on because somebody has mistyped a timeout. A file that is gone is no
+other file's turn, an empty one is taken for one that is being written, and a gateway with client keys never becomes one
+without: that takes a restart.
 """
 
 from __future__ import annotations
@@ -19,10 +21,15 @@ from fluxen.config.load import Loaded, load_bytes
 from fluxen.config.model import Config
 from fluxen.errors import ConfigError
 from fluxen.gateway.certificates import Authorities
-from fluxen.gateway.snapshot import Snapshot, build
+from fluxen.gateway.snapshot import Snapshot, assemble, build
 from fluxen.gateway.update import Chain, Differences, differences
+from fluxen.gateway.upstreams import upstreams_of
+from fluxen.keys.client import KeyIndex
 from fluxen.keys.jwks_documents import cache_path, urls
+from fluxen.keys.known import known_keys
+from fluxen.keys.provider import ProviderKeys
 from fluxen.keys.store import KeyStore
+from fluxen.providers.catalogue import load_catalogue
 from fluxen.telemetry.settings import Settings, settings_of
 
 FIXED: Final[tuple[Where, ...]] = (
@@ -60,6 +67,8 @@ class Accepted:
     stores: Mapping[str | None, bytes]
     chain: Chain | None
     log: Settings
+    whole: bool = True
+    """Whether it is all that is on disk; if not, the configuration is the one that was in force before."""
 
 
 Inputs = Mapping[Path, bytes]
@@ -74,6 +83,7 @@ class Reloader:
     ) -> None:
         self._env = env
         self._settle = settle
+        self._loaded = loaded
         self._authorities = authorities
         self._named = loaded.path  # as somebody wrote it, for messages
         self._path = None if loaded.path is None else loaded.path.absolute()
@@ -113,6 +123,30 @@ class Reloader:
             return Outcome.CURRENT
         return accepted
 
+    def rest(self) -> Accepted | None:
+        """After an attempt that failed: the keys as they are now with the configuration in force; None when nothing
+        is new in them. Raises ConfigError when they are what is wrong."""
+        config, running = self._loaded.config, self._running
+        known = known_keys(self._loaded, self._keys())
+        if known.problems:
+            raise ConfigError(f"{self._store.path} can't be used", tuple(known.problems))
+        stored = ProviderKeys(config.data_dir).read()
+        upstreams, wrong = upstreams_of(config, load_catalogue(), self._env, stored)
+        snapshot = assemble(
+            config,
+            running.upstreams if wrong else tuple(upstreams),
+            None if known.clients is None else KeyIndex(known.clients),
+            key_sets=running.key_sets,
+            warnings=running.warnings,
+            everyone=running.everyone,
+        )
+        self._never_open(snapshot)
+        accepted = Accepted(
+            self._loaded, snapshot, differences(self._running, snapshot), self._restart, {}, self._chain,
+            settings_of(self._loaded.config.log, self._env), whole=False,
+        )  # fmt: skip
+        return None if self._same(accepted) else accepted
+
     def _same(self, accepted: Accepted) -> bool:
         """Whether all of it is in force: other bytes, and the same meaning."""
         old, new = self._running, accepted.snapshot
@@ -128,13 +162,13 @@ class Reloader:
 
     def taken(self, accepted: Accepted) -> None:
         """From now on this is in force."""
-        self._running = accepted.snapshot
+        self._running, self._loaded = accepted.snapshot, accepted.loaded
         self._chain, self._restart = accepted.chain, accepted.restart
         self._path = self._path or (accepted.loaded.path and accepted.loaded.path.absolute())
         self._named = self._named or accepted.loaded.path
         self._written = accepted.loaded.path is not None
         self._stored = self._stored or self._store.path.exists()
-        self._inputs = self._tried
+        self._inputs = self._tried if accepted.whole else None
 
     @property
     def path(self) -> Path | None:
@@ -166,6 +200,8 @@ class Reloader:
     def _digests(self) -> Iterator[tuple[Path, bytes]]:
         for path in self.files:
             try:
+                if not path.is_file():  # whoever opens a pipe waits for a writer
+                    continue
                 with path.open("rb") as file:
                     content = file.read(_LARGEST)
             except OSError:
@@ -177,11 +213,7 @@ class Reloader:
         loaded, restart = self._pinned(loaded)
         found.update(cache_path(loaded.config.data_dir, url) for url in urls(loaded.config))
         snapshot = build(loaded, self._env, stored=self._keys())
-        if snapshot.keys is None and self._running.keys is not None:
-            raise ConfigError(
-                f"{loaded.name} names no client keys any more: that would let everybody in",
-                hint="a gateway in use does not become open; restart it if that is meant",
-            )
+        self._never_open(snapshot)
         origins = {one.origin.ca_file for one in snapshot.upstreams if one.origin.scheme == "https"}
         return Accepted(
             loaded,
@@ -193,6 +225,13 @@ class Reloader:
             settings_of(loaded.config.log, self._env),
         )
 
+    def _never_open(self, snapshot: Snapshot) -> None:
+        if snapshot.keys is None and self._running.keys is not None:
+            raise ConfigError(
+                f"{self._named or 'the configuration'} names no client keys any more: that would let everybody in",
+                hint="a gateway in use does not become open; restart it if that is meant",
+            )
+
     def _configuration(self, found: set[Path]) -> Loaded:
         path = self._path
         if path is None:  # it was started without a file: one that appears is taken up
@@ -202,6 +241,8 @@ class Reloader:
                 return load_bytes(b"", self._env, None, files=found)
         name = self._named or path
         try:
+            if path.exists() and not path.is_file():
+                raise ConfigError(f"{name} is no file any more")
             with path.open("rb") as file:
                 raw = file.read(MAX_BYTES + 1)
         except FileNotFoundError:

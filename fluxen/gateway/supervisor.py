@@ -224,7 +224,8 @@ class Supervisor:
             now = time.monotonic()
             child.delay = min(child.delay * 2, _RESTART_MOST) if now - child.started < _YOUNG else _RESTART_FIRST
             child.pid, child.due = 0, now + child.delay
-            self._metrics.supervisor.add("worker_restarts")
+            if child.worker is not None:
+                self._metrics.supervisor.add("worker_restarts")
             self._log.warning(
                 "process_ended", child=child.name, how=_how(status), restarting_seconds=round(child.delay, 1)
             )

@@ -268,6 +268,7 @@ class Worker:
         self.draining = True
         await self.follower.stop()
         await self._drain()
+        self.follower.end()
         housekeeping.cancel()
         self.wheel.stop()
         self._commit()

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from gateway.conftest import StartGateway
 from gateway.rig import KEY, OK, Client, Connection, Gateway, Request, Upstream, chunked, request, until
 
 from fluxen.gateway.state import State, running
+from fluxen.keys.rotation import revoke
+from fluxen.keys.store import KeyStore
 
 CONFIG = """
 version: 1
@@ -265,6 +268,26 @@ def test_a_bad_file_changes_nothing_and_is_told_once(gateway: StartGateway, upst
     assert in_force(server, upstream) == {b"Bearer sk-one"}
 
 
+def test_a_revoked_key_does_not_live_on_beside_a_bad_file(gateway: StartGateway, upstream: Upstream) -> None:
+    server = gateway(config(upstream))
+    store = KeyStore(server.data_dir)
+    ends, stays = (request(key=b"x-api-key: " + store.create(name).encode()) for name in ("ends", "stays"))
+    until(lambda: server.ask(ends).status == server.ask(stays).status == 200, "both keys to be known", BUSY)
+    write(server, config(upstream, team="two") + "nonsense: 1\n")
+    problems = rejected(server).problems
+    before = state(server).generation
+    with store.change() as draft:
+        revoke(draft, "ends", None, datetime.now(UTC))
+    after = settled(server, before + 1)
+    assert (after.rejected, after.problems) == (True, problems)
+    assert {server.ask(ends).status for _ in range(12)} == {401}
+    assert {server.ask(stays).status for _ in range(12)} == {200}
+    assert len(events(server, "config_rejected")) == 1
+    write(server, config(upstream, team="two"))
+    assert not settled(server, before + 2).rejected
+    assert server.ask(ends).status == 401
+
+
 @pytest.mark.parametrize("text", [None, "", "   \n", "# nothing\n", "version: 1\n"])
 def test_keys_never_become_open_mode(gateway: StartGateway, upstream: Upstream, text: str | None) -> None:
     """Gone, empty, or without a word of keys."""
@@ -455,3 +478,25 @@ def test_the_state_tells_no_secret(gateway: StartGateway, upstream: Upstream) ->
     found = state(server)
     assert found.address == f"127.0.0.1:{server.port}"
     assert found.running["upstreams"]["openai"]["api_key"].startswith("*** [")
+
+
+def test_a_worker_that_is_told_to_end_takes_what_is_new_meanwhile(gateway: StartGateway, upstream: Upstream) -> None:
+    """Its streams go on for longer than the supervisor waits for a worker that takes nothing."""
+    server = gateway(config(upstream))
+    streams = Ticking()
+    upstream.plays(streams)
+    clients = begin(server, 12)
+    upstream.plays(OK)
+    leaving = proc.workers(server.process.pid, 2)[0]
+    os.kill(leaving, signal.SIGTERM)
+    write(server, config(upstream, provider="sk-two"))
+    settled(server, 2)
+    begun = time.monotonic()
+    until(lambda: time.monotonic() > begun + 6 or not proc.alive(leaving), "longer than that")
+    assert proc.alive(leaving)
+    streams.go_on.set()
+    for client in clients:
+        assert finish(client) == b"5\r\nended\r\n0\r\n\r\n"
+    until(lambda: not proc.alive(leaving), "its end")
+    assert in_force(server, upstream) == {b"Bearer sk-two"}
+    server.kill()

@@ -247,3 +247,14 @@ def test_the_admin_address_comes_moves_and_goes(gateway: StartGateway, upstream:
     until(lambda: not listens(second), "the second one to be closed", 20)
     assert state(server).admin is None
     assert server.ask(b"GET /-/config HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET").status == 404
+
+
+def test_the_two_addresses_are_not_swapped_at_once(gateway: StartGateway, upstream: Upstream) -> None:
+    """For a moment both would listen there: a caller could reach the wrong one."""
+    first, second = free_port(), free_port()
+    server = gateway(config(upstream, f"127.0.0.1:{first}") + ADMIN.format(port=second))
+    before = listening(server)
+    write(server, config(upstream, f"127.0.0.1:{second}") + ADMIN.format(port=first))
+    assert "is Fluxen's other address" in rejected(server).problems[0]
+    assert listening(server) == before
+    assert server.ask(request()).status == 200
