@@ -412,3 +412,34 @@ def test_commands_at_the_same_time_lose_nothing(fluxen: Fluxen, data: Path) -> N
     assert revoked.result().returncode == 0
     assert "revoked" in found["revoked"]
     assert {path.name for path in data.iterdir()} == {"keys.json", "keys.json.lock"}
+
+
+def test_update_changes_what_is_named_and_nothing_else(fluxen: Fluxen, data: Path, config: Path) -> None:
+    key = fluxen("keys", "create", "ci", "--team", "red", "--model", "gpt-*", "--expires", "5d").stdout.strip()
+    before = entries(data)["ci"]
+    done = fluxen("keys", "update", "ci", "--model", "a*", "--model", "b", "--clear", "team", "--expires", "90d")
+    assert (done.returncode, done.stdout) == (0, "")
+    after = entries(data)["ci"]
+    assert (after["hash"], after["created"], after["models"]) == (hash_of(key), before["created"], ["a*", "b"])
+    assert "team" not in after
+    assert datetime.fromisoformat(after["expires"]) - datetime.fromisoformat(before["expires"]) >= 85 * DAY
+    done = fluxen("keys", "update", "ci", "--expires", "never", "--tag", "a=b", "--json")
+    answer = json.loads(done.stdout)
+    assert (answer["cleared"], answer["tags"]) == (["expires"], {"a": "b"})
+    assert entries(data)["ci"] == {
+        "id": "ci", "hash": hash_of(key), "created": before["created"], "models": ["a*", "b"], "tags": {"a": "b"},
+    }  # fmt: skip
+    for args, code, said in (
+        (["ci"], 2, "nothing to change"),
+        (["ci", "--clear", "id"], 2, "'id' is none of name, team"),
+        (["ci", "--clear", "tags", "--tag", "a=b"], 2, "'tags' is given a value as well"),
+        (["ci", "--upstream", "opnai"], 2, "did you mean 'openai'?"),
+        (["ic"], 2, "nothing to change"),
+        (["cii", "--team", "x"], 1, "did you mean 'ci'?"),
+        (["plain", "--team", "x"], 1, f"the key 'plain' is in the configuration: {config}:6:5"),
+    ):
+        done = fluxen("keys", "update", *args, env={"COLUMNS": "300", "TERMINAL_WIDTH": "300"})
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert fluxen("keys", "revoke", "ci", "--yes").returncode == 0
+    done = fluxen("keys", "update", "ci", "--team", "x")
+    assert (done.returncode, "was revoked" in done.stderr) == (1, True)

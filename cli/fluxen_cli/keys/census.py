@@ -128,9 +128,9 @@ def _fields(key: StaticKey) -> dict[str, Any]:
 
 def _warnings(card: Card, now: datetime, *, looked: bool) -> Iterator[Warned]:
     if card.state == "expired":
-        yield Warned("expired", f"ended {_day(card.expires)}: rotate it with a later --expires, or revoke it")
+        yield Warned("expired", f"ended {_day(card.expires)}: give it a later end (keys update --expires), or revoke it")
     elif card.expires is not None and card.expires - now <= SOON:
-        yield Warned("expires_soon", f"ends {_day(card.expires)}: fluxen keys rotate gives it a successor")
+        yield Warned("expires_soon", f"ends {_day(card.expires)}: rotate it, or give it a later end (keys update --expires)")
     if card.former_until is not None:
         yield Warned("overlap", f"the key it replaced still works, until {_day(card.former_until)}")
     if not looked or card.state != "active":

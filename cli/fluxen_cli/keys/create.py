@@ -17,33 +17,45 @@ if TYPE_CHECKING:
     from fluxen.config.access import StaticKey
     from fluxen.keys.stored import Stored
 
-Listed = list[str] | None
 END = "90d, 12h (from now), 2027-01-31 (its midnight, UTC), 2027-01-31T18:00:00Z or never."
+
+
+Name = Annotated[str | None, typer.Option(help="For people: whose key it is, or what for.")]
+Team = Annotated[str | None, typer.Option(help="Written into each row of this key.")]
+Project = Annotated[str | None, typer.Option(help="Written into each row of this key.")]
+Tags = Annotated[
+    list[str] | None,
+    typer.Option("--tag", metavar="NAME=VALUE", help="Written into each row of this key. Repeatable."),
+]
+Expires = Annotated[str | None, typer.Option(metavar="WHEN", help=f"Until when it works: {END}")]
+Upstreams = Annotated[
+    list[str] | None, typer.Option("--upstream", metavar="NAME", help="May use this upstream only. Repeatable.")
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", metavar="PATTERN", help="May ask for such models only: 'gpt-5*'. Repeatable."),
+]
+Routes = Annotated[
+    list[str] | None,
+    typer.Option("--route", metavar="PATTERN", help="May call such paths only: '/v1/chat/*'. Repeatable."),
+]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option("--network", metavar="NETWORK", help="May call from there only: 10.0.0.0/8. Repeatable."),
+]
 
 
 def command(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="Its name in rows and reports; none is used twice.")],
-    name: Annotated[str | None, typer.Option(help="For people: whose key it is, or what for.")] = None,
-    team: Annotated[str | None, typer.Option(help="Written into each row of this key.")] = None,
-    project: Annotated[str | None, typer.Option(help="Written into each row of this key.")] = None,
-    tag: Annotated[
-        Listed, typer.Option("--tag", metavar="NAME=VALUE", help="Written into each row of this key. Repeatable.")
-    ] = None,
-    expires: Annotated[str | None, typer.Option(metavar="WHEN", help=f"Until when it works: {END}")] = None,
-    upstream: Annotated[
-        Listed, typer.Option("--upstream", metavar="NAME", help="May use this upstream only. Repeatable.")
-    ] = None,
-    model: Annotated[
-        Listed, typer.Option("--model", metavar="PATTERN", help="May ask for such models only: 'gpt-5*'. Repeatable.")
-    ] = None,
-    route: Annotated[
-        Listed,
-        typer.Option("--route", metavar="PATTERN", help="May call such paths only: '/v1/chat/*'. Repeatable."),
-    ] = None,
-    network: Annotated[
-        Listed,
-        typer.Option("--network", metavar="NETWORK", help="May call from there only: 10.0.0.0/8. Repeatable."),
-    ] = None,
+    name: Name = None,
+    team: Team = None,
+    project: Project = None,
+    tag: Tags = None,
+    expires: Expires = None,
+    upstream: Upstreams = None,
+    model: Models = None,
+    route: Routes = None,
+    network: Networks = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
@@ -55,23 +67,11 @@ def command(
     from fluxen.keys.entry import entry_of
 
     now = datetime.now(UTC)
-    fields: dict[str, object] = {
-        "id": key_id,
-        "name": name,
-        "team": team,
-        "project": project,
-        "tags": parse_tags(tag or ()) or None,
-        "expires": end_of(expires, now),
-        "upstreams": upstream or None,
-        "models": model or None,
-        "routes": route or None,
-        "networks": network or None,
-    }
-    key = _checked({name: value for name, value in fields.items() if value is not None})
+    given = fields_of(name, team, project, tag, end_of(expires, now), upstream, model, route, network)
+    key = checked({"id": key_id, **given})
     place = Place(data_dir, config)
     stored = _check_id(place, key_id)
-    if problems := place.check_upstreams(key.upstreams or ()):
-        raise typer.BadParameter("; ".join(problems), param_hint="'--upstream'")
+    check_upstreams(place, key)
     gateways = Gateways(place.folder)
     first = stored is None and not place.written.keys
     entry = entry_of(key, now)
@@ -79,6 +79,37 @@ def command(
     shown(place, {**entry, "key": secret}, gateways, as_json, f"The key '{key_id}', kept as its hash in")
     if first and not as_json:
         output.note("It is the first: from now on every client needs a key.")
+
+
+def fields_of(
+    name: str | None,
+    team: str | None,
+    project: str | None,
+    tag: list[str] | None,
+    expires: datetime | None,
+    upstream: list[str] | None,
+    model: list[str] | None,
+    route: list[str] | None,
+    network: list[str] | None,
+) -> dict[str, object]:
+    """What the options say, by the names that an entry has."""
+    fields: dict[str, object] = {
+        "name": name,
+        "team": team,
+        "project": project,
+        "tags": parse_tags(tag or ()) or None,
+        "expires": expires,
+        "upstreams": upstream or None,
+        "models": model or None,
+        "routes": route or None,
+        "networks": network or None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def check_upstreams(place: Place, key: StaticKey) -> None:
+    if problems := place.check_upstreams(key.upstreams or ()):
+        raise typer.BadParameter("; ".join(problems), param_hint="'--upstream'")
 
 
 def end_of(text: str | None, now: datetime) -> datetime | None:
@@ -128,7 +159,8 @@ def _taken(key_id: str, where: str) -> FluxenError:
     )
 
 
-def _checked(fields: dict[str, object]) -> StaticKey:
+def checked(fields: dict[str, object]) -> StaticKey:
+    """The key that would be, as the configuration's own model has it."""
     from pydantic import ValidationError
 
     from fluxen.config.access import StaticKey
