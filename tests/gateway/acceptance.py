@@ -48,7 +48,7 @@ api_keys:
     - {{id: other-{generation}, key: fx-other-{generation}-0123456789abcdef}}
 ledger: {{segment_seconds: 1, compact_seconds: 1, grace_seconds: 0}}
 """
-RATE = 300.0
+RATE = 400.0
 SPLIT_SECONDS = 0.15  # between a request's head and its body: longer than a reload takes
 _GENERATION = re.compile(rb"/g([0-9]+)/")
 
@@ -60,6 +60,8 @@ class Noting(Upstream):
         super().__init__()
         self.paths: dict[int, bytes] = {}
         self.credentials: dict[int, bytes] = {}
+        self.generation = -1
+        """The latest that a request came with."""
         self.refuses: set[bytes] = set()
         """Credentials that are answered 401."""
 
@@ -67,11 +69,6 @@ class Noting(Upstream):
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: NotingConnection(self), "127.0.0.1", 0, backlog=1024)
         self.port = self._server.sockets[0].getsockname()[1]
-
-    @property
-    def generation(self) -> int:
-        """The latest that a request came with."""
-        return max((generation_of(path) for path in self.paths.values()), default=-1)
 
 
 class NotingConnection(UpstreamConnection):
@@ -88,6 +85,7 @@ class NotingConnection(UpstreamConnection):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._upstream.paths[self._number] = self._path
+        self._upstream.generation = max(self._upstream.generation, generation_of(self._path))
         self._upstream.credentials[self._number] = self._credential
 
     def on_message_complete(self) -> None:
