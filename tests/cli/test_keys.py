@@ -343,6 +343,16 @@ def test_list_knows_use_and_cost_and_what_to_do(fluxen: Fluxen, data: Path, used
     assert json.loads(shown.stdout)["last_use"][:10] == f"{now - 100 * DAY:%Y-%m-%d}"
 
 
+def test_keys_are_listed_whatever_became_of_the_ledger(fluxen: Fluxen, data: Path, used: None) -> None:
+    assert fluxen("keys", "create", "ci").returncode == 0
+    (data / "ledger" / "MANIFEST.json").write_text("{")
+    for args in (["list"], ["show", "ci"]):
+        done = fluxen("keys", *args)
+        assert (done.returncode, "ci" in done.stdout) == (0, True)
+        assert "warning: use and cost are not known: " in done.stderr
+    assert json.loads(fluxen("keys", "list", "--json").stdout)["ledger"] is False
+
+
 def test_without_keys_and_without_a_ledger(fluxen: Fluxen, data: Path) -> None:
     done = fluxen("keys", "list")
     assert (done.returncode, done.stdout) == (0, "")

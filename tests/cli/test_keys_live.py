@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,38 @@ def test_a_key_of_the_configuration_is_rotated_under_load(fluxen: Fluxen, gatewa
     assert {status for _, status in seen} == {200}
     row = gateway.query("SELECT key_id, count(*) AS n FROM requests GROUP BY 1")
     assert [one["key_id"] for one in row] == ["written"]
+
+
+def test_an_overlap_ends_by_itself(fluxen: Fluxen, gateway: Gateway) -> None:
+    """Without a reload: nothing has to happen at that moment, also on a connection that was open before."""
+    first = str(keys(fluxen, gateway, "create", "ci")["key"])
+    with gateway.connect() as client:
+        ask = request(key=b"x-api-key: " + first.encode())
+        assert client.ask(ask).status == 200
+        rotated = keys(fluxen, gateway, "rotate", "ci", "--overlap", "4s")
+        found: list[Answer] = []
+        until(lambda: found.append(client.ask(ask)) or found[-1].status != 200, "the end of the overlap", 30)
+        assert datetime.now(UTC) >= datetime.fromisoformat(str(rotated["former_until"]))
+        assert (found[-1].status, b"key_expired" in found[-1].body) == (401, True)
+    assert call(gateway, str(rotated["key"])).status == 200
+    shown = keys(fluxen, gateway, "show", "ci")
+    assert (shown["former_until"], shown["warnings"]) == (None, [])
+
+
+def test_the_first_key_closes_a_gateway_that_was_open(fluxen: Fluxen, tmp_path: Path, upstream: Upstream) -> None:
+    folder = tmp_path / "gateway"
+    text = CONFIG.format(url=upstream.url).partition("api_keys")[0]
+    found = Gateway(folder, text, environment(folder / "home", {}))
+    try:
+        assert found.ask(request(key=None)).status == 200
+        made = keys(fluxen, found, "create", "ci")
+        assert obeyed(made)
+        assert {found.ask(request(key=None)).status for _ in range(9)} == {401}
+        assert statuses(found, str(made["key"])) == {200}
+        assert obeyed(keys(fluxen, found, "revoke", "ci", "--yes"))
+        assert {found.ask(request(key=None)).status for _ in range(5)} <= {401, 429}  # open again is for a restart
+    finally:
+        found.stop()
 
 
 def test_a_gateway_that_cant_obey_is_warned_of(fluxen: Fluxen, gateway: Gateway) -> None:

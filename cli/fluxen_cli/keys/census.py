@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fluxen.config.access import StaticKey
+from fluxen.errors import FluxenError
 from fluxen.keys.entry import StoredKey
 from fluxen.keys.stored import Stored
 from fluxen.keys.written import Written, WrittenKey
@@ -84,17 +85,23 @@ def census(stored: Stored | None, written: Written, uses: Mapping[str, KeyUse] |
     return cards
 
 
-def uses_of(folder: Path, now: datetime) -> dict[str, KeyUse] | None:
-    """What the ledger of a data folder knows of keys; None without one."""
+def uses_of(folder: Path, now: datetime) -> tuple[dict[str, KeyUse] | None, list[str]]:
+    """What the ledger of a data folder knows of keys; None without one. And what is wrong with it: keys are listed all
+    the same."""
     from fluxen.config.paths import ledger_folder
 
     ledger = ledger_folder(folder)
-    if not ledger.is_dir():
-        return None
-    from fluxen.ledger.reader import Reader
-    from fluxen.reports.keys import key_use
+    try:
+        if not ledger.is_dir():
+            return None, []
+        from fluxen.ledger.reader import Reader
+        from fluxen.reports.keys import key_use
 
-    return key_use(Reader(ledger), now - timedelta(days=DAYS))
+        return key_use(Reader(ledger), now - timedelta(days=DAYS)), []
+    except FluxenError as error:
+        return None, [f"use and cost are not known: {error.message}"]
+    except OSError as error:
+        return None, [f"use and cost are not known: {error.filename or ledger}: {error.strerror or error}"]
 
 
 def _of_stored(key: StoredKey, written: WrittenKey | None, now: datetime) -> Card:
@@ -128,9 +135,13 @@ def _fields(key: StaticKey) -> dict[str, Any]:
 
 def _warnings(card: Card, now: datetime, *, looked: bool) -> Iterator[Warned]:
     if card.state == "expired":
-        yield Warned("expired", f"ended {_day(card.expires)}: give it a later end (keys update --expires), or revoke it")
+        yield Warned(
+            "expired", f"ended {_day(card.expires)}: give it a later end (keys update --expires), or revoke it"
+        )
     elif card.expires is not None and card.expires - now <= SOON:
-        yield Warned("expires_soon", f"ends {_day(card.expires)}: rotate it, or give it a later end (keys update --expires)")
+        yield Warned(
+            "expires_soon", f"ends {_day(card.expires)}: rotate it, or give it a later end (keys update --expires)"
+        )
     if card.former_until is not None:
         yield Warned("overlap", f"the key it replaced still works, until {_day(card.former_until)}")
     if not looked or card.state != "active":

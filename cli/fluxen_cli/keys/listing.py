@@ -43,7 +43,7 @@ def command(
     now = datetime.now(UTC)
     place = Place(data_dir, config)
     stored = place.store.read()
-    uses = uses_of(place.folder, now)
+    uses, unknown = uses_of(place.folder, now)
     cards = [
         card
         for card in census(stored, place.written, uses, now)
@@ -52,7 +52,7 @@ def command(
         and (project is None or card.fields["project"] == project)
     ]
     credentials, odd = _credentials(place, now)
-    about = [*(stored.warnings if stored else ()), *place.written.problems, *odd]
+    about = [*(stored.warnings if stored else ()), *place.written.problems, *unknown, *odd]
     if as_json:
         output.emit_json(
             {

@@ -21,7 +21,8 @@ def command(key_id: KeyId, as_json: AsJson = False, data_dir: DataDir = None, co
     stored = place.store.read()
     if key_id not in (stored.ids if stored else ()) and key_id not in place.written.keys:
         raise place.unknown(key_id, stored)
-    cards = census(stored, place.written, uses_of(place.folder, now), now)
+    uses, unknown = uses_of(place.folder, now)
+    cards = census(stored, place.written, uses, now)
     card = next(one for one in cards if one.id == key_id)
     if as_json:
         output.emit_json(card.json())
@@ -30,8 +31,8 @@ def command(key_id: KeyId, as_json: AsJson = False, data_dir: DataDir = None, co
     width = max(map(len, shown))
     for name, value in shown.items():
         output.emit(f"{name:{width}}  {output.visible(_text(value))}\n")
-    for warning in card.warnings:
-        output.note(f"warning: {output.visible(warning.message)}")
+    for warning in (*unknown, *(one.message for one in card.warnings)):
+        output.note(f"warning: {output.visible(warning)}")
 
 
 def _text(value: object) -> str:
