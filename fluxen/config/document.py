@@ -160,7 +160,8 @@ class _Composer:
             self._stop(mark, f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, yaml.AliasEvent):
             if (target := self._anchors.get(event.anchor or "")) is None:
-                self._stop(mark, f"alias '*{event.anchor}' stands for nothing that is complete before it")
+                # Its name is not quoted: it may be a secret that begins with '*', and nobody put it in quotes
+                self._stop(mark, "an alias that stands for nothing before it: quote text that begins with '*'")
             return target
         node = _Node(mark)
         if isinstance(event, yaml.ScalarEvent):

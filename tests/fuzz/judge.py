@@ -51,6 +51,8 @@ class Reading:
     rest: str = "nothing"
     """nothing | unfinished | wrong"""
     why: str = ""
+    method: bytes = b""
+    """What begins there, as far as it can be told: an answer to HEAD has no body even if the rest is malformed."""
 
 
 class Wrong(Exception):
@@ -69,10 +71,10 @@ def read(stream: bytes) -> Reading:
         try:
             found = _request(stream, at)
         except Wrong as wrong:
-            reading.rest, reading.why = "wrong", str(wrong)
+            reading.rest, reading.why, reading.method = "wrong", str(wrong), stream[at : at + 20].partition(b" ")[0]
             return reading
         if found is None:
-            reading.rest = "unfinished"
+            reading.rest, reading.method = "unfinished", stream[at : at + 20].partition(b" ")[0]
             return reading
         request, at = found
         reading.requests.append(request)
@@ -106,7 +108,7 @@ def _request(stream: bytes, at: int) -> tuple[Request, int] | None:
             return None
         body, after = chunked
     elif lengths:
-        if not re.fullmatch(rb"[0-9]{1,19}", lengths[0]):
+        if not re.fullmatch(rb"[0-9]{1,40}", lengths[0]):
             raise Wrong(f"length {lengths[0][:60]!r}")
         size = int(lengths[0])
         if len(stream) < after + size:

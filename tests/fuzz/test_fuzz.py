@@ -12,7 +12,7 @@ from fuzz.heads import KEY
 from fuzz.targets import TARGETS
 
 CASES = {"heads": 20_000, "wire": 2_000, "yaml": 1_500, "keys": 8_000, "jwt": 8_000}
-LEAST = {"heads": 300, "wire": 60, "yaml": 450, "keys": 180, "jwt": 250}
+LEAST = {"heads": 300, "wire": 45, "yaml": 450, "keys": 180, "jwt": 250}
 """Steps or outcomes that so many inputs have to reach: an input that is refused at the door tests nothing behind it."""
 
 
@@ -29,6 +29,9 @@ FOUND = {
     "heads": [
         # llhttp took it for HTTP/0.9 and a header, and the line went on as it was
         b"POST /a/b\nX: HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + KEY + b"\r\nContent-Length: 0",
+    ],
+    "yaml": [
+        b"api_keys: {static: [{id: a, key: *fx-planted-client-4711}]}",  # a message quoted it: an alias, to YAML
     ],
     "keys": [
         b'{"version":2,"keys":[{"id":"a","hash":"sha256:%b","tags":{"a":1},"tags":{}}]}' % (b"0" * 64),

@@ -162,7 +162,7 @@ class Wire:
         self._recent.append(reading.requests)
         stream, ended = self._send(case, reading)
         try:
-            got, rest = judge.answers(stream, [request.method for request in reading.requests])
+            got, rest = judge.answers(stream, [*(request.method for request in reading.requests), reading.method])
         except judge.Wrong as wrong:
             raise AssertionError(f"the answer is none: {wrong}") from wrong
         assert self._gateway.process.poll() is None, f"the gateway has ended: {self._gateway.stderr()[-2000:]}"
