@@ -48,7 +48,11 @@ def test_a_key_is_made_once_and_kept_as_its_hash(tmp_path: Path) -> None:
     other = store.create("ci")
     assert other != key
     assert [entry["hash"] for entry in raw(folder)["keys"]] == [hash_of(key), hash_of(other)]  # type: ignore[attr-defined]
-    for taken_or_wrong, said in (("ci", "there is a key 'ci' already"), ("", "id: expected 1 to 256"), ("a\n", "1 to 256")):
+    for taken_or_wrong, said in (
+        ("ci", "there is a key 'ci' already"),
+        ("", "id: expected 1 to 256"),
+        ("a\n", "1 to 256"),
+    ):
         with pytest.raises(FluxenError, match=said):
             store.create(taken_or_wrong)
     for path in folder.iterdir():
