@@ -44,14 +44,20 @@ _FREE_METHODS: Final = (b"GET", b"HEAD", b"OPTIONS", b"DELETE")
 _METHOD_OVERRIDES: Final = (b"x-http-method-override:", b"x-http-method:", b"x-method-override:")
 _QUERY_KIN: Final = frozenset({"model", "models", "modelid", "deployment", "engine", "method", "httpmethod", "req"})
 _WRAPPERS: Final = frozenset({"requests", "batch", "inputconfig", "request", "generatecontentrequest"})
-_DEPTH: Final = 8  # of wrappers within each other
+ITEMS: Final = 2000  # objects within a body that are looked into
+_DEPTH: Final = 8  # of requests wrapped in each other
 
 _JSON_TYPE: Final = re.compile(
     rb"(?:application/(?:[a-z0-9.-]+\+)?json|text/json)[ \t]*(?:;[ \t]*[a-z-]+=\"?[a-z0-9./_-]+\"?[ \t]*)*;?"
 )
 _CHARSET: Final = re.compile(rb"charset[^=;]*=[ \t]*\"?([^\";, \t]*)")
 _DEPLOYMENT: Final = re.compile(rb"/(?:deployments|engines)/([^/:]+)(?=/)")
-_NAMED_IN_PATH: Final = re.compile(rb"/(?:models?|tunedmodels|deployments|engines|endpoints)(?=/)", re.IGNORECASE)
+# Behind these words a path names a model, or somebody who has one of his own.
+_NAMED_IN_PATH: Final = re.compile(
+    rb"/(?:models?|tunedmodels|deployments|engines|endpoints|publishers|presets|agents|assistants|threads|workflows|apps"
+    rb"|bots)(?=/)",
+    re.IGNORECASE,
+)
 _LIKE_JSON: Final = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*[{\[]")
 
 _UNTOLD: Final = Fault(
@@ -135,11 +141,12 @@ class Strict:
         if self._type and _JSON_TYPE.fullmatch(self._type) is None:
             raise Refused(NOT_JSON)
         fields = top_level(self._decoded(body))
+        inner = _Within()
         model = _text(fields.get("model"))
         if self._path_model is not None:
             if "model" in fields and not self._same(model):
                 raise ambiguous("the model in the body is not that in the path")
-            if not all(self._same(other) for name in fields for other in _models_within(name, fields[name], _DEPTH)):
+            if not all(self._same(other) for name in fields for other in inner.models(name, fields[name])):
                 raise ambiguous("a model in the body is not that in the path")
             model = self._path_model
         elif model is None or self._route.endpoint not in _BODY_TELLS:
@@ -147,13 +154,12 @@ class Strict:
         else:
             self.allow(model)
         for name in MORE_MODELS:
-            for other in _listed(fields.get(name)):
+            for other in inner.listed(fields.get(name)):
                 self.allow(other)
-        for tool in _items(fields.get("tools")):  # image generators, advisors
-            if tool[:1] == b"{" and "model" in (of_tool := top_level(tool)):
-                other_model = _text(of_tool["model"])
-                if other_model is not None:
-                    self.allow(other_model)
+        for tool in inner.items(fields.get("tools")):  # image generators, advisors
+            other_model = _text(inner.look(tool).get("model"))
+            if other_model is not None:
+                self.allow(other_model)
         stream = fields.get("stream")
         return Peek(model, {b"true": True, b"false": False}.get(b"" if stream is None else bytes(stream)))
 
@@ -178,39 +184,77 @@ def _text(raw: msgspec.Raw | None) -> str | None:
     return msgspec.json.decode(raw, type=str) if raw is not None and bytes(raw)[:1] == b'"' else None
 
 
-def _items(raw: msgspec.Raw | None) -> list[bytes]:
-    """The items of a JSON array; none for what is none."""
-    if raw is None or bytes(raw)[:1] != b"[":
-        return []
-    return [bytes(item) for item in msgspec.json.decode(raw, type=list[msgspec.Raw])]
+class _Within:
+    """A look below the top of one body, at as many objects as is sensible."""
 
+    __slots__ = ("_left",)
 
-def _listed(raw: msgspec.Raw | None) -> Iterator[str]:
-    """Models in a list of them, each alone or in an object. Raises Refused for anything else but null."""
-    if raw is None or (whole := bytes(raw)) == b"null":
-        return
-    for item in _items(raw) if whole[:1] == b"[" else [whole]:
-        named = top_level(item).get("model") if item[:1] == b"{" else msgspec.Raw(item)
-        model = _text(named)
-        if model is None:
-            raise Refused(_UNTOLD)
-        yield model
+    def __init__(self) -> None:
+        self._left = ITEMS
 
+    def look(self, item: bytes) -> dict[str, msgspec.Raw]:
+        """The names of an object; none of what is none. Raises Refused."""
+        if item[:1] != b"{":
+            return {}
+        self._left -= 1
+        if self._left < 0:
+            raise _too_many()
+        return top_level(item)
 
-def _models_within(name: str, raw: msgspec.Raw, depth: int) -> Iterator[str | None]:
-    """The models of requests that are wrapped in this one."""
-    if folded(name) not in _WRAPPERS:
-        return
-    if not depth:
-        raise ambiguous("requests within requests within requests")
-    whole = bytes(raw)
-    for item in _items(raw) if whole[:1] == b"[" else [whole]:
-        if item[:1] == b"{":
-            for inner, value in top_level(item).items():
+    def items(self, raw: msgspec.Raw | None) -> list[bytes]:
+        """The items of a JSON array; none for what is none."""
+        whole = b"" if raw is None else bytes(raw)
+        if whole[:1] != b"[":
+            return []
+        if whole.count(b",") >= ITEMS:
+            _count(whole)
+        return [bytes(item) for item in msgspec.json.decode(whole, type=list[msgspec.Raw])]
+
+    def listed(self, raw: msgspec.Raw | None) -> Iterator[str]:
+        """Models in a list of them, each alone or in an object. Raises Refused for anything else but null."""
+        if raw is None or (whole := bytes(raw)) == b"null":
+            return
+        for item in self.items(raw) if whole[:1] == b"[" else [whole]:
+            named = self.look(item).get("model") if item[:1] == b"{" else msgspec.Raw(item)
+            model = _text(named)
+            if model is None:
+                raise Refused(_UNTOLD)
+            yield model
+
+    def models(self, name: str, raw: msgspec.Raw, depth: int = _DEPTH) -> Iterator[str | None]:
+        """The models of the requests that are wrapped in this one."""
+        if folded(name) not in _WRAPPERS:
+            return
+        if not depth:
+            raise _too_many()
+        for item in self.items(raw) if bytes(raw)[:1] == b"[" else [bytes(raw)]:
+            for inner, value in self.look(item).items():
                 if inner == "model":
                     yield _text(value)
                 else:
-                    yield from _models_within(inner, value, depth - 1)
+                    yield from self.models(inner, value, depth - 1)
+
+
+class _Item:
+    """One of many."""
+
+
+def _count(array: bytes) -> None:
+    """Raises Refused when there are too many items, before there is one object for each."""
+    left = ITEMS
+
+    def see(_type: type, _value: object) -> _Item:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise _too_many()
+        return _Item()
+
+    msgspec.json.Decoder(list[_Item], dec_hook=see).decode(array)
+
+
+def _too_many() -> Refused:
+    return ambiguous(f"more than {ITEMS} objects would have to be looked into")
 
 
 def _inflates_twice(body: bytes) -> bool:
