@@ -206,7 +206,7 @@ api_keys:
         ("just text", "1:1: expected a mapping"),
         ("version: 1\n---\nversion: 1", "2:1: a second document"),
         ("server: {workers: 1", "2:1: "),
-        ("server: *nothing", "1:9: alias '*nothing'"),
+        ("server: *nothing", "1:9: an alias that stands for nothing"),
         ("a: &a [*a]", "1:8: alias '*a'"),
         ("upstreams: !!python/object:os.system {}", "1:12: upstreams: YAML tags"),
         ("? [a]\n: 1", "1:3: a name must be text"),
