@@ -207,7 +207,7 @@ api_keys:
         ("version: 1\n---\nversion: 1", "2:1: a second document"),
         ("server: {workers: 1", "2:1: "),
         ("server: *nothing", "1:9: an alias that stands for nothing"),
-        ("a: &a [*a]", "1:8: alias '*a'"),
+        ("a: &a [*a]", "1:8: an alias that stands for nothing"),
         ("upstreams: !!python/object:os.system {}", "1:12: upstreams: YAML tags"),
         ("? [a]\n: 1", "1:3: a name must be text"),
         ("server: {workers: 1, workers: 1}", "1:22: server.workers: named twice (first in line 1)"),
