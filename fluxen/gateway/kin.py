@@ -15,6 +15,7 @@ import msgspec
 from fluxen.gateway.admission import Fault
 
 NAMES: Final = 1000  # top-level names of an object; the protocols know some dozens
+LONGEST: Final = 256  # characters of a name
 
 # fmt: off
 KIN: Final = frozenset({
@@ -79,6 +80,8 @@ class Names:
         if name in self._names:
             if not again:
                 raise ambiguous("a name at the top of the body is there twice")
+        elif len(name) > LONGEST:
+            raise ambiguous("a name at the top of the body is too long")
         elif len(self._names) >= NAMES:
             raise ambiguous("too many names at the top of the body")
         else:

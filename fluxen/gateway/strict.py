@@ -45,7 +45,7 @@ _METHOD_OVERRIDES: Final = (b"x-http-method-override:", b"x-http-method:", b"x-m
 _QUERY_KIN: Final = frozenset({"model", "models", "modelid", "deployment", "engine", "method", "httpmethod", "req"})
 _WRAPPERS: Final = frozenset({"requests", "batch", "inputconfig", "request", "generatecontentrequest"})
 ITEMS: Final = 2000  # objects within a body that are looked into
-_DEPTH: Final = 8  # of requests wrapped in each other
+_DEPTH: Final = 6  # of requests wrapped in each other
 
 _JSON_TYPE: Final = re.compile(
     rb"(?:application/(?:[a-z0-9.-]+\+)?json|text/json)[ \t]*(?:;[ \t]*[a-z-]+=\"?[a-z0-9./_-]+\"?[ \t]*)*;?"

@@ -119,6 +119,7 @@ def test_bodies_that_pass(body: bytes, seen: Peek) -> None:
         ('{"model":"gpt-5","max_to\u212aens":9}'.encode(), "ambiguous_request"),
         (b'{"model":"gpt-5","maxTokens":9}', "ambiguous_request"),
         (b'{"model":"gpt-5","N":9}', "ambiguous_request"),
+        (b'{"model":"gpt-5","' + b"_" * 90_000 + b'model":"gpt-4"}', "ambiguous_request"),
         (b'{"model":"gpt-5","stream":false,"Stream":true}', "ambiguous_request"),
         (b'{"model":"gpt-5","x":1,"y":2,"x":3}', "ambiguous_request"),
         (b'{"model":"gpt-5","generationConfig":{},"generation_config":{}}', "ambiguous_request"),

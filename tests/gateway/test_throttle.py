@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fluxen.config.load import load_bytes
+from fluxen.gateway.head import HeaderKinds
+from fluxen.gateway.opening import GUESSABLE, Openings
+from fluxen.gateway.snapshot import build
 from fluxen.gateway.throttle import BURST, REFILL, Throttle
+from fluxen.gateway.warden import Warden
 
 
 def spend(throttle: Throttle, source: str, now: float, times: int = BURST) -> None:
@@ -60,3 +67,26 @@ def test_never_more_than_the_burst_and_what_came_back(pauses: list[float]) -> No
             throttle.failed("a", now)
             passed.append(now)
             assert len(passed) <= BURST + 1 or now - passed[-BURST - 1] >= REFILL - 1e-6
+
+
+def test_a_short_key_that_is_throttled_is_not_remembered() -> None:
+    """A head that is known is answered sooner: whoever tries would see by that which key is right."""
+    short, long = "s" * (GUESSABLE - 1), "l" * GUESSABLE
+    config = f"api_keys: {{static: [{{id: short, key: {short}}}, {{id: long, key: {long}}}]}}\n"
+    openings = Openings(build(load_bytes(config.encode(), {}, Path("/nowhere/fluxen.yaml")), {}), HeaderKinds())
+    warden = Warden()
+
+    def heard(key: str, now: float) -> str | None:
+        raw = f"GET /v1/models HTTP/1.1\r\nHost: x\r\nx-api-key: {key}".encode()
+        opening = warden.admit(openings.find(raw)[0], now, now, "192.0.2.1")
+        assert (openings.recall(raw) is None) == (opening.fault is not None)
+        assert opening.known == (opening.fault is None)
+        return None if opening.fault is None else opening.fault.code
+
+    assert heard(short, 0.0) is None
+    for _ in range(BURST):
+        assert heard("x" * 50, 0.0) == "invalid_api_key"
+    for _ in range(2):
+        assert heard(short, 1.0) == heard("x" * 50, 1.0) == "too_many_failures"
+        assert heard(long, 1.0) is None
+    assert heard(short, REFILL) is None
