@@ -39,7 +39,7 @@ class _Environment(Mapping[str, str]):
     """What this shell has, and whatever else a gateway may have been started with: it is compared by its name."""
 
     def __init__(self, known: Mapping[str, str]) -> None:
-        self._known = known
+        self._known = {name: value for name, value in known.items() if name != "FLUXEN_DATA_DIR"}
 
     def __getitem__(self, name: str) -> str:
         return self._known.get(name) or "unknown-here"
@@ -151,9 +151,10 @@ def _differences(state: State, path: Path) -> Iterator[Difference]:
     for name in dict.fromkeys((*theirs, *ours)):
         if theirs.get(name) != ours.get(name) and name not in (*state.options, "data_dir"):
             yield Difference(name, theirs.get(name), ours.get(name), name in fixed)
-    where = written.config.data_dir
-    if "data_dir" in written.config.model_fields_set and str(where) != theirs.get("data_dir"):
-        yield Difference("data_dir", theirs.get("data_dir"), str(where), True)
+    named = isinstance(written.document.value, dict) and written.document.value.get("data_dir") is not None
+    folder = str(written.config.data_dir)  # where it isn't written, the gateway's user and environment decide
+    if named and "data_dir" not in state.options and folder != theirs.get("data_dir"):
+        yield Difference("data_dir", theirs.get("data_dir"), folder, True)
 
 
 def _lines(one: Difference) -> Iterator[str]:

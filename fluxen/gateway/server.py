@@ -96,7 +96,7 @@ def serve(
     conductor = Conductor(
         snapshot, authorities, bindings, log, metrics,
         reloader=None if settle is None else Reloader(loaded, snapshot, env, settle, authorities),
-        state=None if settle is None else (_state(loaded), StateFile(folder)),
+        state=None if settle is None else (_state(loaded, env), StateFile(folder)),
     )  # fmt: skip
     supervisor = Supervisor(conductor, log, metrics, parent)
 
@@ -129,14 +129,15 @@ def serve(
         unpacked.remove(temporary)
 
 
-def _state(loaded: Loaded) -> State:
+def _state(loaded: Loaded, env: Mapping[str, str]) -> State:
     """What commands may know of this process from the start on."""
+    over = [dotted(where) for where in loaded.options] + (["data_dir"] if env.get("FLUXEN_DATA_DIR") else [])
     return State(
         os.getpid(), node(), __version__, time.time(),
         config=None if loaded.path is None else str(loaded.path.absolute()),
         workers=loaded.config.server.workers,
         loaded=time.time(),
-        options=[dotted(where) for where in loaded.options],
+        options=over,
         salt=os.urandom(16).hex(),
     )  # fmt: skip
 

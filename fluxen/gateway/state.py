@@ -63,7 +63,7 @@ class State(msgspec.Struct):
     needs_restart: list[str] = []
     """Settings of the file that wait for a restart."""
     options: list[str] = []
-    """Settings that options of the command line gave instead of the file."""
+    """Settings that the command line or the environment gave instead of the file."""
     salt: str = ""
     running: dict[str, Any] = {}
     parked: list[Parked] = []

@@ -102,6 +102,7 @@ def test_no_gateway_of_that_pid(server: Gateway, run: Run) -> None:
 def test_diff(server: Gateway, run: Run) -> None:
     """The gateway must not have taken up the file: so it is another file that is compared."""
     assert "same: what is in force" in run("config", "diff").stdout
+    assert "same: what is in force" in run("config", "diff", "--data-dir", str(server.data_dir)).stdout
     other = server.folder / "other.yaml"
     other.write_text(config())
     assert fields(run("config", "diff", str(other), "--json"))["same"] is True
@@ -139,3 +140,25 @@ def test_show(server: Gateway, run: Run, tmp_path: Path) -> None:
     assert "server.bind_address: 127.0.0.1:8080\n" in done.stdout
     assert "api_keys.static[me].key: ***\n" in done.stdout
     assert fields(run("config", "show", "--config", str(file), "--json"))["config"]["server"]["workers"] == 1
+
+
+def test_several_gateways_of_one_folder(server: Gateway, run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "second"
+    folder.mkdir()
+    (folder / "data").symlink_to(server.data_dir)
+    second = Gateway(folder, config(team="two"), environment(folder / "home", {"OTHER_KEY": OTHER}))
+    try:
+        pids = {server.process.pid, second.process.pid}
+        assert {one["pid"] for one in fields(run("reload", "--json"))["gateways"]} == pids
+        assert "2 gateways are running with this data folder" in run("config", "diff", code=1).stderr
+        for gateway in (server, second):
+            pid = str(gateway.process.pid)
+            assert "same: " in run("config", "diff", "--pid", pid).stdout
+            assert run("reload", "--pid", pid).stdout.startswith(f"PID {pid}, ")
+        write(second, "nonsense: 1\n")
+        done = run("reload", code=3)
+        assert f"PID {server.process.pid}, " in done.stdout
+        assert f"the gateway (PID {second.process.pid}) goes on with generation 1" in done.stderr
+    finally:
+        second.stop()
+    assert [one["pid"] for one in fields(run("reload", "--json"))["gateways"]] == [server.process.pid]
