@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import trustme
 from gateway.rig import Gateway, Upstream
 
 StartGateway = Callable[..., Gateway]
@@ -58,6 +59,19 @@ def _stop(started: Iterable[Gateway]) -> None:
         except AssertionError as failure:
             failures.append(str(failure))
     assert not failures, "\n".join(failures)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with certificate and key of a gateway that is called localhost and 127.0.0.1, and whom to believe."""
+    made = tmp_path_factory.mktemp("certificate")
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    for number, part in enumerate(issued.cert_chain_pems):
+        part.write_to_path(str(made / "server.pem"), append=number > 0)
+    issued.private_key_pem.write_to_path(str(made / "server.key"))
+    authority.cert_pem.write_to_path(str(made / "ca.pem"))
+    return made
 
 
 @pytest.fixture(scope="session")

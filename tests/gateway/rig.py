@@ -365,7 +365,7 @@ class Client:
         self.sock.connect(("127.0.0.1", port))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:
-            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
+            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost", suppress_ragged_eofs=False)
         self._pending = b""
         self.ended = False
         self.was_reset = False
@@ -393,11 +393,12 @@ class Client:
             pass
 
     def read(self, patience: float = PATIENCE) -> bytes:
-        """Some bytes; b'' when the gateway has closed or reset the connection."""
+        """Some bytes; b'' when the gateway has closed or reset the connection. In TLS, an end without a goodbye is no
+        better than a reset."""
         self.sock.settimeout(patience)
         try:
             data = self.sock.recv(65536)
-        except ConnectionError:
+        except (ConnectionError, ssl.SSLEOFError):
             self.was_reset = True
             data = b""
         if not data:
@@ -474,6 +475,13 @@ class Client:
         """Whether the connection is usable right now: nothing came, and it was not closed. Ask it again after a
         request on it when it matters: a close may be on its way."""
         assert not self._pending
+        if isinstance(self.sock, ssl.SSLSocket):  # readable is also what is no answer, such as a session's ticket
+            self.sock.setblocking(False)
+            try:
+                self._pending = self.sock.recv(65536)
+            except ssl.SSLWantReadError:
+                return True
+            return False
         readable, _, _ = select.select([self.sock], [], [], 0)
         return not readable
 
@@ -664,6 +672,8 @@ class Gateway:
         assert "Error" not in errors, errors
         assert "restarting" not in errors, errors
         assert code == 0, f"exit {code}: {errors}"
+        odd = [line for line in errors.splitlines() if not (line.startswith('{"ts":"') and line.endswith("}"))]
+        assert not odd, f"no log lines: {odd[:5]}"
 
     def kill(self) -> None:
         """SIGKILL to the supervisor and its children, all of which we started."""

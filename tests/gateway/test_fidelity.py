@@ -7,6 +7,7 @@ import itertools
 import random
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import brotli
 import pytest
@@ -46,9 +47,11 @@ ODD = [
 ]
 
 
-@pytest.fixture
-def server(shared_gateway: StartGateway, upstream: Upstream) -> Gateway:
-    return shared_gateway(keyed(upstream))
+@pytest.fixture(params=["http", "https"])
+def server(
+    shared_gateway: StartGateway, upstream: Upstream, certificate: Path, request: pytest.FixtureRequest
+) -> Gateway:
+    return shared_gateway(keyed(upstream, certificate if request.param == "https" else None))
 
 
 def wire(*lines: bytes, body: bytes = b"") -> bytes:

@@ -7,6 +7,7 @@ the connection is closed, so that no byte behind a doubtful request is taken for
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 from gateway.conftest import StartGateway
@@ -30,9 +31,11 @@ def usual(*headers: bytes, body: bytes = B, line: bytes = b"POST /openai/v1/chat
     return raw(b"Host: localhost", AUTH, b"Content-Type: application/json", *headers, body=body, line=line)
 
 
-@pytest.fixture
-def server(shared_gateway: StartGateway, upstream: Upstream) -> Gateway:
-    return shared_gateway(keyed(upstream))
+@pytest.fixture(params=["http", "https"])
+def server(
+    shared_gateway: StartGateway, upstream: Upstream, certificate: Path, request: pytest.FixtureRequest
+) -> Gateway:
+    return shared_gateway(keyed(upstream, certificate if request.param == "https" else None))
 
 
 def nothing_went_up(upstream: Upstream) -> bool:
