@@ -21,6 +21,7 @@ from fluxen.gateway.certificates import Authorities
 from fluxen.gateway.credentials import Credential
 from fluxen.gateway.routes import Upstream
 from fluxen.gateway.snapshot import Snapshot
+from fluxen.providers.gemini import refuses_key
 from fluxen_cli.checks import Finding, of_error
 from fluxen_cli.first import ANTHROPIC_VERSION
 
@@ -28,7 +29,6 @@ SECONDS: Final = 5.0
 """From the first call to the last answer that counts."""
 _BODY: Final = 4096  # bytes of an answer that are looked at
 _LATE, _WRONG = 5.0, 60.0  # seconds between two clocks
-_GEMINI_REFUSES: Final = (b"API_KEY_INVALID", b"API key not valid")  # Gemini says 400 where others say 401
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def _ahead(answer: HTTPResponse, ours: float) -> float | None:
 
 def refuses(reply: Reply) -> bool:
     """Whether it is the key that the provider does not take."""
-    return reply.status in (401, 403) or (reply.status == 400 and any(word in reply.body for word in _GEMINI_REFUSES))
+    return reply.status in (401, 403) or (reply.status == 400 and refuses_key(reply.body))
 
 
 def _verdict(upstream: Upstream, credential: Credential | None, reply: Reply, open_mode: bool) -> Finding:

@@ -33,6 +33,7 @@ from fluxen.gateway.peek import Peek, peek
 from fluxen.gateway.reply import CONTINUE, reply
 from fluxen.gateway.routes import NoRoute, Upstream
 from fluxen.gateway.upstream import UpstreamConnection
+from fluxen.gateway.withheld import withheld
 from fluxen.ledger.record import Begin, End, new_id
 
 if TYPE_CHECKING:
@@ -320,6 +321,11 @@ class Exchange(Intake):
         self._connect(upstream, fresh=False)
         return True
 
+    def key_refused(self) -> bool:
+        """The body of an answer that has ended says so. Whether the request goes on with another."""
+        self._connection = None
+        return self._goes_on(401)
+
     def unreachable(self, reason: str, timeout: bool) -> None:
         """No connection could be made."""
         if self._finished:
@@ -332,26 +338,14 @@ class Exchange(Intake):
         else:
             self.refuse(502, "upstream_unreachable", f"the upstream {name} can't be reached")
 
-    def upstream_writable(self, writable: bool) -> None:
-        if self._opening.held or self._t_complete:
-            return
-        if writable:
-            self._client.resume_reading()
-        else:
-            self._client.pause_reading()
-
-    def client_writable(self, writable: bool) -> None:
-        if self._connection is not None:
-            if writable:
-                self._connection.resume()
-            else:
-                self._connection.hold()
-
     # --- the answer
 
     def answer_head(self, status: int, head: AnswerHead, until_eof: bool) -> tuple[bytes, Meter | None, bool]:
-        if (status >= 400 or self._refused or self._worker.parking.known) and self._goes_on(status):
-            return b"", None, False
+        if status >= 400 or self._refused or self._worker.parking.known:
+            if self._goes_on(status):
+                return b"", None, False
+            if status == 400 and (aside := withheld(self, self._opening, self._upstream, self._connection)) is not None:
+                return aside.takes(head, until_eof)
         request = self._opening
         self._t_answer = time.perf_counter()
         self._status = status

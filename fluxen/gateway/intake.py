@@ -72,3 +72,18 @@ class Intake(Row):
     def _framed(self, piece: bytes) -> bytes:
         """A piece of a passed-on body as it goes upstream; the empty piece ends a chunked body."""
         return b"%x\r\n%b\r\n" % (len(piece), piece) if self._length < 0 else piece
+
+    def upstream_writable(self, writable: bool) -> None:
+        if self._opening.held or self._t_complete:
+            return
+        if writable:
+            self._client.resume_reading()
+        else:
+            self._client.pause_reading()
+
+    def client_writable(self, writable: bool) -> None:
+        if self._connection is not None:
+            if writable:
+                self._connection.resume()
+            else:
+                self._connection.hold()

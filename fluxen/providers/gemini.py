@@ -38,6 +38,7 @@ _METHODS: Final = frozenset(
         "transferOwnership",
     }
 )
+_KEY_REFUSED: Final = (b"API_KEY_INVALID", b"API key not valid")  # with 400, where others say 401
 _FREE: Final = ("countTokens", "transferOwnership")
 _COLLECTIONS: Final = ("models", "tunedModels")
 _TEMPLATES: Final = (
@@ -233,6 +234,11 @@ class Gemini:
                 ),
             )
         return Tally(found, whole)
+
+
+def refuses_key(body: bytes) -> bool:
+    """Whether an answer with status 400 says that the API key is wrong."""
+    return any(word in body for word in _KEY_REFUSED)
 
 
 def _by_kind(details: list[_Modality] | None) -> tuple[int, int, int]:

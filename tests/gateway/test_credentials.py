@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,9 +79,9 @@ class Provider:
 
 
 def key_of(request: Request) -> str:
-    (value,) = request.get(b"authorization")
-    names = {f"Bearer {key}".encode(): name for name, key in KEYS.items()}
-    return names[value]
+    (value,) = request.get(b"authorization") + request.get(b"x-goog-api-key")
+    names = {key.encode(): name for name, key in KEYS.items()}
+    return names[value.removeprefix(b"Bearer ")]
 
 
 @pytest.fixture
@@ -262,6 +264,104 @@ def test_forbidden_once_and_refused_once(three: Gateway, upstream: Upstream) -> 
     assert (got.status, three.row(got)["attempts"]) == (200, 3)
     assert three.ask(request(body=BODY)).status == 200
     assert provider.asked == ["main", "spare", "third", "third"]
+
+
+# --- Gemini, which says 400
+
+GEMINI = b'{"error":{"code":400,"message":"API key not valid.","details":[{"reason":"API_KEY_INVALID"}]}}'
+WRONG = b'{"error":{"code":400,"message":"Invalid JSON payload received.","status":"INVALID_ARGUMENT"}}'
+ASK = request(b"/gemini/v1beta/models/gemini-2.5-flash:generateContent", b'{"contents":[]}')
+
+
+def bad(body: bytes, *headers: bytes) -> bytes:
+    return answer(body, status=b"400 Bad Request", headers=headers)
+
+
+def slowly(wire: bytes) -> Play:
+    """Head and body apart, the body in two."""
+
+    def play(connection: Connection, _: Request) -> None:
+        head, body = wire[: wire.index(b"\r\n\r\n") + 4], wire[wire.index(b"\r\n\r\n") + 4 :]
+        for piece in (head, body[:7], body[7:]):
+            connection.send(piece)
+            time.sleep(0.05)  # nothing waits for this: it makes three reads of it, mostly
+
+    return play
+
+
+CHUNKS = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+UNFRAMED = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n\r\n"
+
+
+def and_close(wire: bytes) -> Play:
+    def play(connection: Connection, _: Request) -> None:
+        connection.send(wire)
+        connection.close()
+
+    return play
+
+
+BAD_KEY: dict[str, Play] = {
+    "at once": bad(GEMINI),
+    "in pieces": slowly(bad(GEMINI)),
+    "in chunks": CHUNKS + chunked(GEMINI[:20], GEMINI[20:]),
+    "compressed": bad(gzip.compress(GEMINI), b"Content-Encoding: gzip"),
+    "until the end of the connection": and_close(UNFRAMED + GEMINI),
+}
+OTHER: dict[str, tuple[Play, bytes]] = {
+    "at once": (bad(WRONG), WRONG),
+    "in pieces": (slowly(bad(WRONG)), WRONG),
+    "in chunks": (CHUNKS + chunked(WRONG[:20], WRONG[20:]), WRONG),
+    "compressed": (bad(gzip.compress(WRONG, mtime=0), b"Content-Encoding: gzip"), gzip.compress(WRONG, mtime=0)),
+    "until the end of the connection": (and_close(UNFRAMED + WRONG), WRONG),
+    "large": (bad(b"x" * 100_000 + GEMINI), b"x" * 100_000 + GEMINI),
+    "empty": (bad(b""), b""),
+}
+
+
+@pytest.fixture
+def gemini(gateway: StartGateway, upstream: Upstream) -> Gateway:
+    return gateway(config(upstream, "main", "spare").replace("openai:", "gemini:"))
+
+
+@pytest.mark.parametrize("case", BAD_KEY)
+def test_gemini_says_400(case: str, gemini: Gateway, upstream: Upstream) -> None:
+    provider = Provider(upstream, main=BAD_KEY[case], spare=OK)
+    with gemini.connect() as client:
+        got = client.ask(ASK)
+        assert (got.status, got.body) == (200, OK_BODY)
+        row = gemini.row(got)
+        assert (row["credential"], row["attempts"], row["status"], row["error"]) == ("spare", 2, 200, None)
+        assert client.ask(ASK).status == 200
+    assert provider.asked == ["main", "spare", "spare"]
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_any_other_400_is_the_clients(case: str, gemini: Gateway, upstream: Upstream) -> None:
+    """As it came, once, with its row."""
+    play, body = OTHER[case]
+    provider = Provider(upstream, main=play, spare=OK)
+    for _ in range(2):
+        got = gemini.ask(ASK)
+        assert (got.status, got.body, got.complete) == (400, body, True)
+        row = gemini.row(got)
+        assert (row["credential"], row["attempts"], row["status"], row["error"]) == ("main", 1, 400, "upstream_status")
+        assert row["response_bytes"] >= len(body)
+    assert provider.asked == ["main", "main"]
+
+
+def test_all_keys_of_gemini_are_wrong(gemini: Gateway, upstream: Upstream) -> None:
+    Provider(upstream, main=bad(GEMINI), spare=bad(GEMINI))
+    for attempts in (2, 1):
+        got = gemini.ask(ASK)
+        assert (got.status, got.body) == (400, GEMINI)
+        assert gemini.row(got)["attempts"] == attempts
+
+
+def test_a_400_that_breaks_off(gemini: Gateway, upstream: Upstream) -> None:
+    Provider(upstream, main=and_close(bad(GEMINI)[:-5]), spare=OK)
+    got = gemini.ask(ASK)
+    assert (got.status, gemini.row(got)["error"]) == (502, "upstream_broke")
 
 
 # --- what else may happen meanwhile
