@@ -145,21 +145,28 @@ class Watcher:
             except OSError:
                 continue  # its turn comes when it is there
             wanted[folder] = (found.st_dev, found.st_ino)
+        for folder in [f for f, (inode, _) in self._folders.items() if wanted.get(f) != inode]:
+            watch = self._folders.pop(folder)[1]
+            if watch is not None:
+                with contextlib.suppress(OSError, KeyError):  # it may be gone by itself
+                    self._observer.unschedule(watch)
+        for folder, inode in wanted.items():
+            if folder not in self._folders:
+                self._folders[folder] = (inode, self._events(folder))
+
+    def _events(self, folder: str) -> Any:
+        """Have events of a folder; None where there are none to be had, which is not tried again."""
         try:
             if self._observer is None:
-                self._observer = Observer()
-                self._observer.start()
-            for folder in [f for f, (inode, _) in self._folders.items() if wanted.get(f) != inode]:
-                with contextlib.suppress(OSError, KeyError):  # it may be gone by itself
-                    self._observer.unschedule(self._folders.pop(folder)[1])
-            for folder, inode in wanted.items():
-                if folder not in self._folders:
-                    watch = self._observer.schedule(self._handler, folder, recursive=False)
-                    self._folders[folder] = (inode, watch)
+                observer = Observer()
+                observer.start()
+                self._observer = observer
+            return self._observer.schedule(self._handler, folder, recursive=False)
         except OSError as error:
             if not self._told:
                 self._told = True
                 self._problem(f"no events of changed files: {error}; they are looked at every {LOOK:g} s")
+            return None
 
 
 def run(channel: Channel, life: int, data_dir: Path, context: Callable[[], ssl.SSLContext]) -> None:

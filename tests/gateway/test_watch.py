@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,35 @@ def test_events_come_for_what_matters_only(folder: Path) -> None:
     file.write_text("4")
     until(watcher.drain, "an event of the new folder")
     assert told == []
+
+
+NO_EVENTS = """
+import resource, sys
+from pathlib import Path
+from fluxen.gateway.watch import Watcher
+
+file = Path(sys.argv[1])
+told = []
+watcher = Watcher(told.append)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (6, hard))  # inotify takes a descriptor
+watcher.follow([str(file)])
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+for text in ("2", "3 "):
+    file.write_text(text)
+    assert watcher.changed()
+    assert not watcher.changed()
+[line] = told
+print(line, flush=True)
+import os; os._exit(0)
+"""
+
+
+def test_without_events_looking_has_to_do(folder: Path) -> None:
+    (folder / "file").write_text("1")
+    done = subprocess.run(
+        [sys.executable, "-c", NO_EVENTS, str(folder / "file")], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("no events of changed files: ")
+    assert done.stdout.endswith("they are looked at every 0.5 s\n")
