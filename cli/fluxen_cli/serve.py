@@ -77,6 +77,8 @@ def command(
         place = str(ledger_folder(snapshot.config.data_dir))
         tls = snapshot.config.server.tls is not None
         output.say(welcome(host, bound, upstream_lines(snapshot), place, open_mode=snapshot.open_mode, tls=tls))
+        if (own := admin_url(snapshot)) is not None:
+            output.say(f"\nFluxen's own endpoints: {own}/-/metrics, /-/config, /-/reload\n")
         if key is not None:
             output.say(try_it(gateway_url(host, bound, tls=tls), key, snapshot))
 
@@ -138,6 +140,15 @@ def gateway_url(host: str, port: int, *, tls: bool = False) -> str:
     """Where to call what listens there: on this machine, if it listens on every address."""
     reachable = _WILDCARDS.get(host, host)
     return f"{'https' if tls else 'http'}://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
+
+
+def admin_url(snapshot: Snapshot) -> str | None:
+    """Where the configuration puts Fluxen's own endpoints, if it does and names the port."""
+    server, admin = snapshot.config.server, snapshot.config.admin
+    if admin is None or not admin.bind_address.port:
+        return None
+    tls = server.tls is not None and (admin.bind_address == server.bind_address or not admin.bind_address.loopback)
+    return gateway_url(*admin.bind_address, tls=tls)
 
 
 def welcome(host: str, port: int, upstreams: Sequence[Line], ledger: str, *, open_mode: bool, tls: bool = False) -> str:
