@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,8 +46,19 @@ class Card:
     revoked: str | None = None
     replaces: str | None = None
     former_until: datetime | None = None
+    looked: bool = False
+    """Whether there is a ledger to know its use from."""
     use: KeyUse | None = None
     warnings: list[Warned] = field(default_factory=list)
+
+    @property
+    def requests(self) -> int | None:
+        return self.use.requests if self.use else 0 if self.looked else None
+
+    @property
+    def cost(self) -> Decimal | None:
+        """In dollars; None when it is not known."""
+        return self.use.cost_usd if self.use else Decimal(0) if self.looked else None
 
     def json(self) -> dict[str, object]:
         """As `--json` has it."""
@@ -62,9 +74,9 @@ class Card:
             "replaces": self.replaces,
             "former_until": self.former_until,
             "last_use": use.last_use if use else None,
-            f"requests_{DAYS}d": use.requests if use else 0,
-            f"cost_{DAYS}d_usd": use.cost_usd if use else 0,
-            f"unknown_cost_{DAYS}d": use.unknown_cost if use else 0,
+            f"requests_{DAYS}d": self.requests,
+            f"cost_{DAYS}d_usd": self.cost,
+            f"unknown_cost_{DAYS}d": use.unknown_cost if use else self.requests,
             "warnings": [{"code": one.code, "message": one.message} for one in self.warnings],
         }
 
@@ -79,9 +91,9 @@ def census(stored: Stored | None, written: Written, uses: Mapping[str, KeyUse] |
     cards += [_of_written(key, now) for key_id, key in written.keys.items() if key_id not in known]
     for card in cards:
         if uses is not None:
-            card.use = uses.get(card.id)
+            card.looked, card.use = True, uses.get(card.id)
         if card.state != "revoked":
-            card.warnings += _warnings(card, now, looked=uses is not None)
+            card.warnings += _warnings(card, now)
     return cards
 
 
@@ -133,7 +145,7 @@ def _fields(key: StaticKey) -> dict[str, Any]:
     }
 
 
-def _warnings(card: Card, now: datetime, *, looked: bool) -> Iterator[Warned]:
+def _warnings(card: Card, now: datetime) -> Iterator[Warned]:
     if card.state == "expired":
         yield Warned(
             "expired", f"ended {_day(card.expires)}: give it a later end (keys update --expires), or revoke it"
@@ -144,7 +156,7 @@ def _warnings(card: Card, now: datetime, *, looked: bool) -> Iterator[Warned]:
         )
     if card.former_until is not None:
         yield Warned("overlap", f"the key it replaced still works, until {_day(card.former_until)}")
-    if not looked or card.state != "active":
+    if not card.looked or card.state != "active":
         return
     old = card.created is not None and now - card.created >= UNUSED
     if card.use is None and old:

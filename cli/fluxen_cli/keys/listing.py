@@ -97,8 +97,7 @@ def _row(card: Card) -> Sequence[object]:
     use = card.use
     return (
         card.id, card.fields["name"], card.fields["team"], card.state, _day(card.created), _day(card.expires),
-        f"{use.last_use:%Y-%m-%d %H:%MZ}" if use else None, use.requests if use else 0, use.cost_usd if use else 0,
-        card.source,
+        f"{use.last_use:%Y-%m-%d %H:%MZ}" if use else None, card.requests, card.cost, card.source,
     )  # fmt: skip
 
 
