@@ -117,8 +117,12 @@ def _proxy(host: str) -> SplitResult | None:
     named = proxies.get("https") or proxies.get("all")
     if not named or proxy_bypass(host):
         return None
-    proxy = urlsplit(named if "://" in named else f"http://{named}")
-    if proxy.scheme != "http" or not proxy.hostname:
+    try:
+        proxy = urlsplit(named if "://" in named else f"http://{named}")
+        usable = proxy.scheme == "http" and bool(proxy.hostname) and proxy.port != 0
+    except ValueError:  # which would quote a part of the password
+        usable = False
+    if not usable:
         raise FetchError("HTTPS_PROXY names no http:// proxy, and Fluxen speaks to no other")
     return proxy
 

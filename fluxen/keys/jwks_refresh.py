@@ -148,10 +148,10 @@ class KeySetFetcher:
                     return
             try:
                 max_age = refresh(self._data_dir, url, self._context(), SECONDS)
-            except FluxenError as error:
-                if self._told.get(url) != error.message:
-                    self._told[url] = error.message
-                    self._say(url, error.message)
+            except (FluxenError, RuntimeError) as error:  # RuntimeError: the system has no thread to spare
+                if self._told.get(url) != str(error):
+                    self._told[url] = str(error)
+                    self._say(url, str(error))
                 with self._changed:
                     self._schedule.failed(url, time.time())
             else:
@@ -199,8 +199,8 @@ def _fetch_all(data_dir: Path, urls: list[str], context: Context, seconds: float
         problem = ""
         try:
             refresh(data_dir, url, context(), seconds)
-        except FluxenError as error:
-            problem = error.message[:500]  # as JSON still less than a pipe takes at once
+        except (FluxenError, RuntimeError) as error:
+            problem = str(error)[:500]  # as JSON still less than a pipe takes at once
         os.write(pipe, json.dumps([at, problem]).encode() + b"\n")
 
     threads = [threading.Thread(target=one, args=each, daemon=True) for each in enumerate(urls)]

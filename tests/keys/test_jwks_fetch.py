@@ -192,10 +192,16 @@ def test_a_proxy(start: Start, authority: Authority, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("NO_PROXY", "localhost")
     assert fetch(web.url(), authority.client(), 10, LARGEST).document == DOCUMENT
     monkeypatch.setenv("NO_PROXY", "")
-    monkeypatch.setenv("HTTPS_PROXY", "socks5://user:secret@127.0.0.1:1")
-    with pytest.raises(FetchError, match="no http:// proxy") as caught:
-        fetch(web.url(), authority.client(), 10, LARGEST)
-    assert "secret" not in str(caught.value)
+    for unusable in (
+        "socks5://user:secret@127.0.0.1:1",
+        "http://user:sec/secret@127.0.0.1:1",
+        "http://[secret",
+        "http://",
+    ):
+        monkeypatch.setenv("HTTPS_PROXY", unusable)
+        with pytest.raises(FetchError, match="no http:// proxy") as caught:
+            fetch(web.url(), authority.client(), 10, LARGEST)
+        assert "sec" not in str(caught.value)
 
 
 def test_what_was_fetched_is_kept(start: Start, authority: Authority, tmp_path: Path) -> None:
