@@ -166,7 +166,7 @@ def test_the_readme_does_what_it_says(place: Place) -> None:
     require_program("curl")
     readme = ROOT / "README.md"
     shell = blocks(readme, "sh", "run")
-    curl, run, costs, ledger, init = [place.run(["bash", "-euo", "pipefail", "-c"], text) for text in shell]
+    curl, run, costs, ledger, init = [place.run(["bash", "-euo", "pipefail", "-c"], text) for text in shell[:5]]
     assert json.loads(curl) == ANSWER
     assert run == ""
     assert "gpt-4o-mini-2024-07-18" in costs
@@ -176,6 +176,10 @@ def test_the_readme_does_what_it_says(place: Place) -> None:
     assert "no problem" in init
     (python,) = blocks(readme, "python", "run")
     assert place.run([sys.executable, "-c"], python) == "Hello from afar\n"
+    keys = "".join(place.run(["bash", "-euo", "pipefail", "-c"], text) for text in shell[5:])  # from now on it has some
+    first, second = re.findall(r"^flx_\S+$", keys, re.MULTILINE)
+    assert first != second
+    assert re.search(r"^bob +– +research +active", keys, re.MULTILINE)
     report = json.loads(place.run(["bash", "-c"], "fluxen report costs --since 1d --by model --json"))
     (row,) = report["rows"]
     assert (row["model"], row["requests"], row["input_tokens"], row["output_tokens"]) == (
