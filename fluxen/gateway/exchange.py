@@ -124,8 +124,8 @@ class Exchange(Intake):
             self._answer(*self._deferred)
         elif self._opening.held or not self._length:
             self._plan()
-        elif self._form is not None and self._upstream is None:
-            self.refuse(*self._form.end())
+        elif self._form is not None and (fault := self._form.end()) is not None:
+            self.refuse(*fault)
         else:
             self._pass_on(b"", last=True)
 
@@ -197,8 +197,9 @@ class Exchange(Intake):
         else:
             if self._upstream is None:
                 self._plan(Peek(form.model, form.stream))
-            if not self._finished:
-                self._pass_on(chunk, last=False)
+            ready = form.released(chunk)
+            if ready and not self._finished:
+                self._pass_on(ready, last=False)
 
     def _plan(self, seen: Peek | None = None) -> None:
         """Look into the body as far as it is here, choose the upstream, and go. seen: what it says, if known."""

@@ -36,13 +36,15 @@ _MODELS: Final = frozenset(map(folded, MORE_MODELS))
 _NO_MODEL: Final = Fault(
     400, "ambiguous_request", "this key is restricted: a form must say its model, and before the first file"
 )
+_CUT_OFF: Final = Fault(400, "ambiguous_request", "this key is restricted: a form must not end in a part's headers")
 
 
 class Form:
     """One form. `model` and `stream` are None until they are known."""
 
     __slots__ = (
-        "_border", "_closed", "_names", "_part", "_rest", "_size", "_started", "_strict", "_value", "model", "stream",
+        "_border", "_closed", "_kept", "_names", "_part", "_rest", "_size", "_started", "_strict", "_value", "model",
+        "stream",
     )  # fmt: skip
 
     def __init__(self, strict: Strict, content_type: bytes) -> None:
@@ -58,6 +60,7 @@ class Form:
         self._value = bytearray()
         self._started = self._closed = False
         self._size = 0
+        self._kept = b""  # let in, and not sent on yet
         self.model: str | None = None
         self.stream: bool | None = None
 
@@ -74,9 +77,22 @@ class Form:
             return refused.fault
         return None
 
-    def end(self) -> Fault:
-        """Why a whole body is refused that has not said its model."""
-        return _NO_MODEL
+    def released(self, chunk: bytes) -> bytes:
+        """What may be sent on, now that `feed` has let this piece pass: all that has come and was not sent, but for the
+        headers of a part of which the end has not come. Whoever reads carelessly would take them for complete if the
+        body ended here."""
+        whole = self._kept + chunk
+        ready = len(whole) - len(self._rest) if self._in_headers else len(whole)
+        self._kept = whole[ready:]
+        return whole[:ready]
+
+    def end(self) -> Fault | None:
+        """Why the body must not end here: its model has not come, or something was kept back."""
+        return _NO_MODEL if self.model is None else _CUT_OFF if self._in_headers else None
+
+    @property
+    def _in_headers(self) -> bool:
+        return self._started and not self._closed and self._part is None
 
     def _read(self, piece: bytes) -> str | None:
         """Take in a piece; gives back the model if it is known by then."""

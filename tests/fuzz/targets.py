@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from fuzz.bodies import Bodies
 from fuzz.documents import Documents
 from fuzz.engine import Target
 from fuzz.heads import Heads
@@ -24,6 +25,7 @@ def _plain(make: Callable[[Path], Target]) -> Callable[[Path], AbstractContextMa
 
 TARGETS: dict[str, Callable[[Path], AbstractContextManager[Target]]] = {
     "heads": _plain(Heads),
+    "bodies": _plain(Bodies),
     "wire": serving,
     "yaml": _plain(Documents),
     "keys": _plain(Stored),

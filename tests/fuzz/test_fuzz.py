@@ -11,8 +11,8 @@ from fuzz.engine import fuzz
 from fuzz.heads import KEY
 from fuzz.targets import TARGETS
 
-CASES = {"heads": 20_000, "wire": 2_000, "yaml": 1_500, "keys": 8_000, "jwt": 8_000}
-LEAST = {"heads": 300, "wire": 45, "yaml": 450, "keys": 180, "jwt": 250}
+CASES = {"heads": 20_000, "bodies": 8_000, "wire": 2_000, "yaml": 1_500, "keys": 8_000, "jwt": 8_000}
+LEAST = {"heads": 300, "bodies": 150, "wire": 45, "yaml": 450, "keys": 180, "jwt": 250}
 """Steps or outcomes that so many inputs have to reach: an input that is refused at the door tests nothing behind it."""
 
 
@@ -32,6 +32,11 @@ FOUND = {
     ],
     "yaml": [
         b"api_keys: {static: [{id: a, key: *fx-planted-client-4711}]}",  # a message quoted it: an alias, to YAML
+    ],
+    "bodies": [
+        # a second model where a form was cut off: careless readers take what has come for a part
+        b"3--boundary-0123456789\r\nContent-Disposition: form-data; name=model\r\n\r\ngpt-5\r\n"
+        b"--boundary-0123456789\r\nContent-Disposition: form-data; name=model\n\ngpt-4o",
     ],
     "keys": [
         b'{"version":2,"keys":[{"id":"a","hash":"sha256:%b","tags":{"a":1},"tags":{}}]}' % (b"0" * 64),

@@ -55,7 +55,7 @@ def fed(data: bytes, size: int = 1 << 20) -> Peek | Fault:
         fault = one.feed(data[at : at + size])
         if fault is not None:
             return fault
-    return one.end() if one.model is None else Peek(one.model, one.stream)
+    return one.end() or Peek(one.model, one.stream)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1 << 20])
@@ -179,6 +179,35 @@ def test_content_types_of_clients(kind: str) -> None:
     assert isinstance(one, Form)
     assert one.feed(whole(MODEL, FILE)) is None
     assert one.model == "gpt-5-transcribe"
+
+
+@pytest.mark.parametrize("size", [1, 5, 1 << 20])
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b'Content-Disposition: form-data; name="model"\n\ngpt-4o',  # email.parser takes this for a part
+        b'Content-Disposition: form-data; name="model"\r\ngpt-4o',
+        b"Content-Disposition: form-da",
+        b"",
+    ],
+)
+def test_nobody_gets_the_headers_of_a_part_that_is_cut_off(tail: bytes, size: int) -> None:
+    one = form()
+    assert isinstance(one, Form)
+    before = whole(MODEL, FILE).removesuffix(b"--\r\n") + b"\r\n"
+    data = before + tail
+    sent = b""
+    for at in range(0, len(data), size):
+        piece = data[at : at + size]
+        assert one.feed(piece) is None
+        sent += piece if one.model is None else one.released(piece)
+    assert sent == before
+    assert code(one.end()) == "ambiguous_request"
+    rest = b'Content-Disposition: form-data; name="prompt"\r\n\r\nx\r\n--border-1--\r\n'
+    if not tail:
+        assert one.feed(rest) is None
+        assert one.released(rest) == rest
+        assert one.end() is None
 
 
 def test_what_waits_is_bounded() -> None:
