@@ -57,7 +57,7 @@ def answer_own(exchange: Exchange, opening: Opening, worker: Worker) -> None:
             _refuse(exchange, Fault(405, "method_not_allowed", "use GET"))
         elif path == b"/-/readyz" and not worker.ready():
             exchange.refuse(503, "not_ready", "the gateway is not ready")
-        elif path == b"/-/readyz" and opening.admin and stranger(exchange, opening, worker, counts=False) is None:
+        elif path == b"/-/readyz" and opening.admin and stranger(exchange, opening, worker) is None:
             exchange.answer(200, _json({"status": "ok", "config": "rejected" if worker.rejected else "current"}))
         else:
             exchange.answer(200, b'{"status":"ok"}')
@@ -78,8 +78,8 @@ def answer_own(exchange: Exchange, opening: Opening, worker: Worker) -> None:
         answer(exchange, worker)
 
 
-def stranger(exchange: Exchange, opening: Opening, worker: Worker, *, counts: bool = True) -> Fault | None:
-    """Why who asks is not answered. counts: a wrong key is one of the attempts that the source has."""
+def stranger(exchange: Exchange, opening: Opening, worker: Worker) -> Fault | None:
+    """Why who asks is not answered. A wrong key is one of the attempts that its source has, whatever it was for."""
     head, admin = opening.head, opening.snapshot.config.admin
     if admin is None:  # taken away by a reload, on a connection that is still open
         return _NOTHING
@@ -93,7 +93,7 @@ def stranger(exchange: Exchange, opening: Opening, worker: Worker, *, counts: bo
             return _SLOWLY
         if right:
             return None
-        if counts and token:
+        if token:
             throttle.failed(source, now)
         return _UNKNOWN
     if not _loopback(exchange.peer):

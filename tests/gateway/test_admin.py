@@ -365,6 +365,20 @@ def test_guessing_is_throttled(gateway: StartGateway, upstream: Upstream) -> Non
         assert admin.gateway.ask(request()).status == 200, "a generated client key works on"
 
 
+def test_readiness_is_no_way_to_guess(gateway: StartGateway, upstream: Upstream) -> None:
+    """It answers everybody, and tells more to who has the key: each wrong one counts there, too. A probe has none."""
+    admin = start(gateway, upstream, SHORT_KEY)
+    assert b"config" in admin.ask("/-/readyz", bearer(SHORT_KEY)).body
+    for number in range(40):
+        assert admin.ask("/-/readyz", bearer(f"guess-{number}")).body == b'{"status":"ok"}'
+    assert admin.ask("/-/readyz", bearer(SHORT_KEY)).body == b'{"status":"ok"}'
+    assert admin.ask("/-/config", bearer(SHORT_KEY)).status == 429
+    admin = start(gateway, upstream, SHORT_KEY)
+    for _ in range(40):
+        assert admin.ask("/-/readyz").status == 200
+    assert admin.ask("/-/config", bearer(SHORT_KEY)).status == 200
+
+
 def test_on_the_address_of_clients(gateway: StartGateway, upstream: Upstream) -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
