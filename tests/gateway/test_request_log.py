@@ -100,6 +100,35 @@ def test_no_lines_where_none_are_wanted(gateway: StartGateway, upstream: Upstrea
     assert server.logged("request") == []
 
 
+def test_a_reload_changes_what_is_logged(gateway: StartGateway, upstream: Upstream) -> None:
+    """In every worker; secrets that came with it are masked, those that went still are."""
+    text = keyed(upstream) + "log: {requests: false}\n"
+    server = gateway(text, args=["--workers", "2"])
+    server.ask(request(body=BODY))
+    server.rows(1)
+    file = server.folder / "fluxen.yaml"
+    fresh = "sk-provider-of-a-later-day"
+    file.write_text(text.replace("false", "true").replace(PROVIDER_KEY, fresh))
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: server.logged("config_reloaded"), "the reload")
+    path = f"/openai/v1/chat/completions?x={PROVIDER_KEY}&y={fresh}".encode()
+    for _ in range(20):
+        server.ask(request(path))
+    assert {line["url"] for line in lines(server, 20)} == {"/openai/v1/chat/completions?x=***&y=***"}
+    file.write_text(text.replace("requests: false", "level: error"))
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: quiet(server), "the log to be quiet")
+
+
+def quiet(server: Gateway) -> bool:
+    """Whether a request leaves no line."""
+    before = len(server.logged("request"))
+    rows = len(server.rows())
+    server.ask(request(body=BODY))
+    server.rows(rows + 1)
+    return len(server.logged("request")) == before
+
+
 @contextmanager
 def on_a_terminal(fluxen_env: dict[str, str], folder: Path, config: str) -> Iterator[tuple[int, int]]:
     """`fluxen serve` on a terminal of its own: (port, the terminal's other side)."""
