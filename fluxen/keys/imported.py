@@ -22,6 +22,7 @@ from fluxen.config.access import StaticKey
 from fluxen.config.values import parse_moment, sendable
 from fluxen.keys.entry import StoredKey, entry_of
 from fluxen.keys.stored import Stored
+from fluxen.keys.written import WrittenKey
 
 _LISTS: Final = ("upstreams", "models", "routes", "networks")
 FIELDS: Final = ("id", "key", "hash", "created", "name", "team", "project", "tags", "expires", *_LISTS)
@@ -43,9 +44,10 @@ class Imported:
     there: int = 0
     problems: list[Problem] = field(default_factory=list)
 
-    def compare(self, stored: Stored | None, written: Mapping[str, str]) -> None:
-        """Take out what is in keys.json already, and find what would be there twice. written: ids of the
-        configuration, and where they stand."""
+    def compare(self, stored: Stored | None, written: Mapping[str, WrittenKey]) -> None:
+        """Take out what is in keys.json already, and find what would be there twice. written: the keys of the
+        configuration by their ids."""
+        known = {one.key.digest: one for one in written.values() if one.unread is None}
         entries, lines = self.entries, self.lines
         self.entries, self.lines = [], []
         ids: dict[str, int] = {}
@@ -63,12 +65,15 @@ class Imported:
                 self.there += 1
                 self.plain.pop(key_id, None)
                 continue
-            owner = stored.digests.get(bytes.fromhex(key_hash[7:])) if stored else None
+            digest = bytes.fromhex(key_hash[7:])
+            owner = stored.digests.get(digest) if stored else None
             if there is not None:
                 state = "was revoked, and no id is used again" if there.revoked else "is there already, and another"
                 self.problems.append((line, f"id: the key '{key_id}' {state}"))
             elif key_id in written:
-                self.problems.append((line, f"id: the key '{key_id}' is in the configuration: {written[key_id]}"))
+                self.problems.append((line, f"id: the key '{key_id}' is in the configuration: {written[key_id].where}"))
+            elif (same := known.get(digest)) is not None:
+                self.problems.append((line, f"this key is in the configuration, as '{same.key.id}': {same.where}"))
             elif owner is not None:
                 state = "was revoked" if owner.revoked else "is there already"
                 self.problems.append((line, f"this key {state}, as '{owner.id}'"))

@@ -13,6 +13,8 @@ from gateway.conftest import environment
 from gateway.rig import Answer, Gateway, Upstream, answer, request, until
 from shared import Fluxen
 
+from fluxen.keys.generate import hash_of
+
 WORKERS = 2
 CONFIG = """
 server: {{bind_address: "127.0.0.1:0", workers: 2}}
@@ -145,21 +147,35 @@ def test_the_first_key_closes_a_gateway_that_was_open(fluxen: Fluxen, tmp_path: 
         found.stop()
 
 
-def test_a_gateway_that_cant_obey_is_warned_of(fluxen: Fluxen, gateway: Gateway) -> None:
-    """A broken file keeps it from taking up anything: a key that was revoked still works, and that is said."""
+def test_a_key_ends_beside_a_configuration_that_cant_be_used(fluxen: Fluxen, gateway: Gateway) -> None:
     key = str(keys(fluxen, gateway, "create", "ci")["key"])
-    good = (gateway.folder / "fluxen.yaml").read_text()
-    (gateway.folder / "fluxen.yaml").write_text(f"{good}nonsense: 1\n")
+    config = gateway.folder / "fluxen.yaml"
+    config.write_text(f"{config.read_text()}nonsense: 1\n")
     env = {"FLUXEN_DATA_DIR": str(gateway.data_dir)}
-    config = str(gateway.folder / "fluxen.yaml")
-    done = fluxen("keys", "revoke", "ci", "--yes", "--config", config, env=env)
+    done = fluxen("keys", "revoke", "ci", "--yes", "--config", str(config), env=env)
+    assert done.returncode == 0
+    assert "'ci' is revoked" in done.stderr
+    assert f"warning: the gateway with PID {gateway.process.pid} obeys this, but nothing else that" in done.stderr
+    assert "nonsense" in done.stderr
+    assert refused(gateway, key)
+
+
+def test_a_gateway_that_cant_obey_is_warned_of(fluxen: Fluxen, gateway: Gateway) -> None:
+    """Somebody has written into keys.json what can't be: a key that was revoked still works, and that is said."""
+    key = str(keys(fluxen, gateway, "create", "ci")["key"])
+    file = gateway.data_dir / "keys.json"
+    good = json.loads(file.read_bytes())
+    twice = {"id": "twice", "hash": hash_of("in-the-file-0123456789")}
+    file.write_text(json.dumps(good | {"keys": [*good["keys"], twice]}))
+    env = {"FLUXEN_DATA_DIR": str(gateway.data_dir)}
+    done = fluxen("keys", "revoke", "ci", "--yes", "--config", str(gateway.folder / "fluxen.yaml"), env=env)
     assert done.returncode == 0
     assert "'ci' is revoked" in done.stderr
     assert f"warning: the gateway with PID {gateway.process.pid} goes on with what it had" in done.stderr
-    assert "nonsense" in done.stderr
     assert "obeys" not in done.stderr
     assert statuses(gateway, key) == {200}
-    (gateway.folder / "fluxen.yaml").write_text(good)
+    entries = json.loads(file.read_bytes())
+    file.write_text(json.dumps(entries | {"keys": [one for one in entries["keys"] if one["id"] != "twice"]}))
     until(lambda: call(gateway, key).status == 401, "the revoked key to be refused")
     assert refused(gateway, key)
 

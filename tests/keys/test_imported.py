@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fluxen.config.access import StaticKey
 from fluxen.keys.generate import hash_of
 from fluxen.keys.imported import FIELDS, Imported, read_import
 from fluxen.keys.stored import parse
+from fluxen.keys.written import WrittenKey
 
 NOW = datetime(2026, 11, 22, 20, tzinfo=UTC)
 DIGITS = hashlib.sha256(b"search").hexdigest()
@@ -133,8 +135,10 @@ def test_nothing_is_there_twice() -> None:
         {"id": "c", "key": "d"},
         {"id": "e", "key": "c"},
         {"id": "f", "key": "same"},
+        {"id": "g", "key": "in-the-file"},
     )
-    found.compare(stored, {"written": "fluxen.yaml:3:5"})
+    key = StaticKey.model_validate({"id": "written", "key": "in-the-file"})
+    found.compare(stored, {"written": WrittenKey(key, "fluxen.yaml:3:5")})
     assert [entry["id"] for entry in found.entries] == ["c"]
     assert found.lines == [7]
     assert found.there == 1
@@ -147,6 +151,7 @@ def test_nothing_is_there_twice() -> None:
         (8, "id: is that of line 7, too"),
         (9, "has the same key as line 7"),
         (10, "has the same key as line 1"),
+        (11, "this key is in the configuration, as 'written': fluxen.yaml:3:5"),
     ]
 
 

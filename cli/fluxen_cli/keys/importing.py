@@ -42,7 +42,7 @@ def command(
     place = Place(data_dir, config)
     found = read_import(raw, datetime.now(UTC))
     stored = place.store.read()
-    found.compare(stored, {key_id: key.where for key_id, key in place.written.keys.items()})
+    found.compare(stored, place.written.keys)
     _check_upstreams(place, found)
     problems = tuple(f"{file}:{line}: {message}" for line, message in sorted(found.problems))
     if problems and as_json:

@@ -116,8 +116,8 @@ class Gateways:
         except KeyboardInterrupt:
             return []
         for one in found:
-            if not one.obeys:
-                output.note(f"warning: the gateway with PID {one.pid} {output.visible(one.problem or '')}")
+            if one.problem is not None:
+                output.note(f"warning: the gateway with PID {one.pid} {output.visible(one.problem)}")
         return [{"pid": one.pid, "obeys": one.obeys, "problem": one.problem} for one in found]
 
     def _running(self) -> list[State]:
@@ -130,16 +130,19 @@ class Gateways:
 
     def _settled(self, state: State) -> bool:
         before = self._before[state.pid]
-        looked = state.attempts > before.attempts or state.generation > before.generation
-        return looked and (state.rejected or state.applied >= state.workers)
+        if state.generation > before.generation:
+            return state.applied >= state.workers
+        return state.attempts > before.attempts and (state.rejected or state.applied >= state.workers)
 
     def _outcome(self, state: State, waiting: list[int]) -> Obeyed:
         if state.pid in waiting:
             return Obeyed(state.pid, False, "has not taken it up yet: fluxen reload asks it to")
-        if state.rejected:
-            why = f": {state.problems[0]}" if state.problems else ""
-            return Obeyed(state.pid, False, f"goes on with what it had, for what is on disk can't be used{why}")
-        return Obeyed(state.pid, True)
+        if not state.rejected:
+            return Obeyed(state.pid, True)
+        why = f": {state.problems[0]}" if state.problems else ""
+        if state.generation > self._before[state.pid].generation:  # keys count even then
+            return Obeyed(state.pid, True, f"obeys this, but nothing else that has changed, for it can't be used{why}")
+        return Obeyed(state.pid, False, f"goes on with what it had, for what is on disk can't be used{why}")
 
 
 def obeyed_note(gateways: list[dict[str, object]]) -> str:
