@@ -50,7 +50,7 @@ def _tar(entries: Iterable[Entry], when: int) -> bytes:
     written: set[str] = set()
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for entry in sorted(entries, key=lambda entry: entry.name):
+        for entry in sorted(entries, key=lambda entry: Path(entry.name).parts):
             for parent in reversed(Path(entry.name).parents):
                 if str(parent) not in (*written, "."):
                     written.add(str(parent))
