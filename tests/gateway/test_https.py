@@ -415,6 +415,45 @@ def test_garbage_in_the_middle(server: Gateway, upstream: Upstream, authority: t
     assert server.ask(request()).status == 200
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_spoiled_bytes(server: Gateway, upstream: Upstream, authority: trustme.CA, seed: int) -> None:
+    """One byte of what a client sends is another one, wherever it stands, in the handshake or behind it: the
+    connection ends, nothing of it is acted on, and the next client is served."""
+    chance = random.Random(seed)
+    before = server.children()
+    for _ in range(25):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = believing(authority).wrap_bio(incoming, outgoing, server_hostname="localhost")
+        spoiled = chance.randrange(1000)
+        sent = 0
+        with socket.create_connection(("127.0.0.1", server.port), 15) as sock, contextlib.suppress(OSError):
+            asked = False
+            while True:
+                try:
+                    if not asked:
+                        tls.do_handshake()
+                        tls.write(request())
+                        asked = True
+                    if tls.read(65536):
+                        break  # it was answered before that byte came
+                except ssl.SSLWantReadError:
+                    pass
+                wire = bytearray(outgoing.read())
+                if sent <= spoiled < sent + len(wire):
+                    wire[spoiled - sent] ^= 1 << chance.randrange(8)
+                sent += len(wire)
+                sock.sendall(wire)
+                if sent > spoiled:
+                    sock.shutdown(socket.SHUT_WR)
+                    while sock.recv(65536):
+                        pass
+                    break
+                incoming.write(sock.recv(65536))
+    assert server.ask(request(headers=[b"X-Whole: 1"])).status == 200
+    assert server.children() == before
+    assert all(seen.body == upstream.request().body for seen in upstream.requests)
+
+
 def test_no_renegotiation(server: Gateway, folder: Path) -> None:
     """A client of TLS 1.2 that asks for another handshake gets none: each would cost us ten times what it costs him."""
     done = subprocess.run(
