@@ -36,9 +36,9 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 
 COMMANDS = (
     "", "init", "serve", "run", "demo", "report", "report costs", "sql", "validate", "reload", "config",
-    "config diff", "config show", "health", "doctor", "ledger",
-    "ledger verify", "ledger compact", "ledger export", "ledger backup", "ledger views", "keys", "keys create",
-    "keys list", "keys show", "keys update", "keys rotate", "keys revoke", "keys import", "keys provider", "keys provider rotate",
+    "config diff", "config show", "health", "doctor", "ledger", "ledger verify", "ledger compact",
+    "ledger export", "ledger backup", "ledger views", "keys", "keys create", "keys list", "keys show",
+    "keys update", "keys rotate", "keys revoke", "keys import", "keys provider", "keys provider rotate",
     "keys provider list", "keys provider remove",
 )  # fmt: skip
 
