@@ -92,7 +92,7 @@ def test_it_says_what_is_so(shown: tuple[subprocess.CompletedProcess[str], Path]
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stdout + done.stderr
     requests = 3 * _EACH
     assert f"{requests} of {requests} requests answered" in done.stdout
-    assert "worker 0: ended (SIGKILL), restarting" in done.stdout
+    assert 'process ended  child="worker 0"  how=SIGKILL' in done.stdout
     assert "\x1b" not in done.stdout
     found = re.search(
         r"(\d+) answers and (\d+) broken requests at the clients, (\d+) rows", " ".join(done.stdout.split())

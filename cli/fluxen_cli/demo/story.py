@@ -48,6 +48,8 @@ _ANYWHERE = (
 )
 
 
+_QUIET = {"FLUXEN_LOG": "warning,console,requests=off"}
+"""The environment of the demo's gateway: its log is shown to a person."""
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -136,7 +138,7 @@ def _play(screen: Screen, folder: Path, way_out: Exit) -> None:
     )
     screen.command(f"fluxen serve --config {shlex.quote(str(file))}")
     with (folder / "gateway.log").open("wb") as log:
-        gateway = PrivateGateway(lambda: (_load(file), None), {}, says=log.fileno())
+        gateway = PrivateGateway(lambda: (_load(file), None), _QUIET, says=log.fileno())
     try:
         screen.lines([f"Fluxen serves on {gateway.ready.url}"])
         seen = _traffic(screen, folder, provider, gateway.ready.url, way_out)
@@ -144,6 +146,11 @@ def _play(screen: Screen, folder: Path, way_out: Exit) -> None:
     finally:
         way_out.close()
         gateway.stop()
+
+
+def _event(line: str) -> str:
+    """A line of the gateway's log without its time and who says it: so it fits."""
+    return line.partition(" ")[2].rpartition("  (")[0] or line
 
 
 def _load(file: Path) -> Loaded:
@@ -174,7 +181,7 @@ def _traffic(screen: Screen, folder: Path, provider: Provider, url: str, way_out
     seconds = time.monotonic() - started
     screen.text(f"All answered in {seconds:.1f} s, {whole / seconds:.0f} a second.")
     screen.heading(f"Meanwhile: kill -9 {killed[0]}, the only worker, with requests in flight")
-    screen.lines((folder / "gateway.log").read_text().splitlines())
+    screen.lines([_event(line) for line in (folder / "gateway.log").read_text().splitlines()])
     screen.text(
         f"{len(crowd.seen.cut)} requests broke off and were sent again, as any SDK does. New connections waited for "
         "the next worker; none was refused."
