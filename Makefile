@@ -61,6 +61,7 @@ fuzz: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	@mkdir -p dist
 	$(BIN)/python tests/bench/gateway.py --json dist/bench-gateway.json $(ARGS)
+	$(BIN)/python tests/bench/https.py
 	$(BIN)/python tests/bench/keys.py
 	$(BIN)/python tests/bench/ledger.py
 	$(BIN)/python tests/bench/analyzer.py
