@@ -253,7 +253,7 @@ PIECE = st.sampled_from(
 )  # fmt: skip
 PARTS = st.sampled_from([MODEL, FILE, part("x", b"y"), part("model", b"gpt-4"), part("Model", b"gpt-5")])
 FORMS = st.tuples(
-    st.lists(PARTS, max_size=4),
+    st.lists(PARTS, max_size=4) | st.lists(PARTS, max_size=3).map(lambda parts: [MODEL, *parts]),
     st.lists(st.tuples(st.integers(0, 900), st.integers(0, 3), PIECE), max_size=3),
 )  # fmt: skip
 

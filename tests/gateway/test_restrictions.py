@@ -262,8 +262,8 @@ api_keys:
 """
 PIECE = st.sampled_from(
     ["/", "//", "a", "b", "v1", "chat", "files", "embeddings", "pub", "x", ".", "..", "%2e", "%2E%2e", "%252e", "%2f",
-     "%252f", "%5c", "\\", ";", ";x=1", "..;", "%3b", "%00", "%0a", "%c0%ae", "%61", "%62", "%", "%u002e", "A", "*",
-     "?", "#", "~", "%25", "%2", "%ef%bc%8f"]
+     "%252f", "%252e%252e/", "/%252e./x", "%5c", "\\", ";", ";x=1", "..;", "%3b", "%00", "%0a", "%c0%ae", "%61", "%62",
+     "%", "%u002e", "A", "*", "?", "#", "~", "%25", "%2", "%ef%bc%8f"]
 )  # fmt: skip
 
 
@@ -313,7 +313,7 @@ def test_no_spelling_reaches_another_upstream(start: str, pieces: list[str]) -> 
             assert reading == b"/a" or reading.startswith(b"/a/"), sent
 
 
-@given(st.sampled_from(["/a/v1/chat/", "/a/v1/", "/b/pub", "/b/", "/v1/", "/"]), st.lists(PIECE, max_size=8))
+@given(st.sampled_from(["/a/v1/chat/", "/a/v1/chat/x/", "/b/pub", "/b/", "/v1/"]), st.lists(PIECE, max_size=4))
 def test_no_spelling_reaches_another_path(start: str, pieces: list[str]) -> None:
     path = start + "".join(pieces)
     if forwarded(opened(TOKENS["routes"], path)) is not None:
