@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from fluxen.errors import FluxenError
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -39,6 +44,27 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o600, replace: bool 
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def locked(path: Path, holds: str) -> Iterator[None]:
+    """One writer of this file at a time; what a killed one left behind goes. holds: what the file keeps, for the hint.
+    Raises FluxenError, also for any OSError of the block."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = open_lock(path.with_name(f"{path.name}.lock"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for left in path.parent.glob(f".{path.name}.*"):
+                left.unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise FluxenError(
+            f"can't write {path}: {error.strerror or error}",
+            hint=f"{holds} there: check data_dir, who owns it, and that its disk has room",
+        ) from error
 
 
 def open_lock(path: Path) -> int:

@@ -9,19 +9,16 @@ take no lock, writers wait for each other. Fields that this version does not kno
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from fluxen.config.values import Secret, sendable
-from fluxen.errors import ConfigError, FluxenError
-from fluxen.keys.private import open_lock, write_whole
+from fluxen.errors import ConfigError
+from fluxen.keys.private import locked, write_whole
 
 NAME: Final = "credentials.json"
 VERSION: Final = 1
@@ -61,14 +58,14 @@ class ProviderKeys:
         entry = {"upstream": upstream, "key": key, "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
         if name is not None:
             entry["name"] = name
-        with self._locked():
+        with locked(self.path, "keys of providers are kept"):
             document = self._document()
             others = [one for one in document["credentials"] if _place(one) != (upstream, name)]
             self._write({**document, "credentials": [*others, entry]})
 
     def remove(self, upstream: str, name: str | None) -> bool:
         """Forget a key. False when none was kept. Raises FluxenError when the file can't be written."""
-        with self._locked():
+        with locked(self.path, "keys of providers are kept"):
             document = self._document()
             others = [one for one in document["credentials"] if _place(one) != (upstream, name)]
             if len(others) == len(document["credentials"]):
@@ -78,25 +75,6 @@ class ProviderKeys:
 
     def _write(self, document: Mapping[str, Any]) -> None:
         write_whole(self.path, json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One writer at a time. What a killed one left behind goes."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = open_lock(self.path.with_name(f"{NAME}.lock"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                for left in self.path.parent.glob(f".{NAME}.*"):
-                    left.unlink(missing_ok=True)
-                yield
-            finally:
-                os.close(lock)
-        except OSError as error:
-            raise FluxenError(
-                f"can't write {self.path}: {error.strerror or error}",
-                hint="keys of providers are kept there: check data_dir, who owns it, and that its disk has room",
-            ) from error
 
     def _document(self) -> dict[str, Any]:
         try:

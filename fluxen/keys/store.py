@@ -6,8 +6,6 @@ overwrites what another has just added.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from fluxen.errors import ConfigError, FluxenError
+from fluxen.errors import ConfigError
 from fluxen.keys.draft import Draft
 from fluxen.keys.entry import moment
 from fluxen.keys.generate import hash_of, new_key
-from fluxen.keys.private import open_lock, write_whole
+from fluxen.keys.private import locked, write_whole
 from fluxen.keys.stored import BrokenKeysError, NewerKeysError, Stored, parse
 
 NAME: Final = "keys.json"
@@ -86,31 +84,12 @@ class KeyStore:
     @contextmanager
     def change(self) -> Iterator[Draft]:
         """The file to be changed while nobody else does; written when the block ends without an error."""
-        with self._locked():
+        with locked(self.path, "a client key is kept"):
             raw = self.raw()
             draft = Draft() if raw is None else Draft(raw, self.parse(raw))
             yield draft
             if draft.changed:
                 write_whole(self.path, draft.content())
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One writer at a time. What a killed one left behind goes."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = open_lock(self.path.with_name(f"{NAME}.lock"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                for left in self.path.parent.glob(f".{NAME}.*"):
-                    left.unlink(missing_ok=True)
-                yield
-            finally:
-                os.close(lock)
-        except OSError as error:
-            raise FluxenError(
-                f"can't write {self.path}: {error.strerror or error}",
-                hint="a client key is kept there: check data_dir, who owns it, and that its disk has room",
-            ) from error
 
     def _unusable(self, error: BrokenKeysError) -> ConfigError:
         if isinstance(error, NewerKeysError):
