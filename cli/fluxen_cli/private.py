@@ -148,10 +148,10 @@ def _serve(prepare: Prepare, env: Mapping[str, str], announce: Announce | None, 
 
 
 def _quiet(loaded: Loaded) -> Loaded:
-    """The same, but without a line for each request: the terminal is the command's."""
+    """The same, but without a line for each request (the terminal is the command's), and the others for a person."""
     from dataclasses import replace
 
-    log = loaded.config.log.model_copy(update={"requests": False})
+    log = loaded.config.log.model_copy(update={"requests": False, "format": "console"})
     return replace(loaded, config=loaded.config.model_copy(update={"log": log}))
 
 

@@ -51,5 +51,7 @@ def test_events() -> None:
     assert said - documented <= UNDOCUMENTED
 
 
-UNDOCUMENTED = {"ended", "order_failed", "status_not_published", "state_not_written", "unknown_message", "reload_failed"}
+UNDOCUMENTED = {
+    "ended", "order_failed", "status_not_published", "state_not_written", "unknown_message", "reload_failed",
+}  # fmt: skip
 """What hardly anybody will ever see."""
