@@ -123,7 +123,7 @@ class Heads:
         return b"\r\n".join(lines)
 
     def run(self, case: bytes) -> Hashable:
-        raw = case.partition(b"\r\n\r\n")[0]
+        raw = (case + b"\r\n\r\n").partition(b"\r\n\r\n")[0]
         if not Parsed(raw + b"\r\n\r\n").accepted:
             return None
         opening, length = self._openings.find(raw)

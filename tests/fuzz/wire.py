@@ -166,7 +166,8 @@ class Wire:
         except judge.Wrong as wrong:
             raise AssertionError(f"the answer is none: {wrong}") from wrong
         assert self._gateway.process.poll() is None, f"the gateway has ended: {self._gateway.stderr()[-2000:]}"
-        assert ended or not rest, f"half an answer: {rest!r}"
+        # Whether malformed bytes ask by HEAD, two may see differently: the connection ends behind the answer.
+        assert ended or not rest or reading.rest == "wrong", f"half an answer: {rest!r}"
         assert ended or len(got) >= len(reading.requests) or reading.requests[-1].method == b"CONNECT", (
             f"{len(reading.requests)} requests, {len(got)} answers after {PATIENCE} s, and the connection is open"
         )
