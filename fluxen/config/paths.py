@@ -7,6 +7,7 @@ Data: `$FLUXEN_DATA_DIR`, else `data_dir:` of the configuration, else $XDG_DATA_
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,15 @@ def unreadable(path: Path, error: OSError) -> ConfigError:
     return ConfigError(
         f"can't read {path}: {error.strerror}", hint=hint if isinstance(error, PermissionError) else None
     )
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """The first `limit` bytes of a file. Nothing else is waited for: whoever opens a pipe stands still until somebody
+    writes into it, and a device has no end. Raises OSError."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        return file.read(limit)
 
 
 def data_dir(configured: Path | None, env: Mapping[str, str]) -> Path:

@@ -28,7 +28,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from fluxen.config.paths import expand
+from fluxen.config.paths import expand, read_file
 
 SECRET_FILE_BYTES = 65_536  # a key is a line; a larger file is the wrong file
 
@@ -173,8 +173,7 @@ def substitute(value: str, env: Mapping[str, str]) -> str:
 
 def _read_secret_file(path: Path, reference: str) -> str:
     try:
-        with path.open("rb") as file:
-            raw = file.read(SECRET_FILE_BYTES + 1)
+        raw = read_file(path, SECRET_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise problem(f"can't read {reference}: {reason}") from None

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from fluxen.config.paths import read_file
 from fluxen.errors import ConfigError
 from fluxen.gateway.listening import load_certificate, server_context
 
 if TYPE_CHECKING:
     from fluxen.config.model import Tls
 
+_LARGEST_STORE: Final = 16 << 20  # bytes
 SYSTEM_BUNDLES: Final = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch, Alpine, Gentoo
     "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
@@ -133,7 +135,7 @@ class Authorities:
         if store.cafile is None:
             return b""
         try:
-            return Path(store.cafile).read_bytes()
+            return read_file(Path(store.cafile), _LARGEST_STORE)
         except OSError as error:
             raise ConfigError(f"can't read {store.cafile}: {error.strerror}", hint=_PEM) from error
 

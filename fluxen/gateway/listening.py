@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from fluxen.config.paths import read_file
 from fluxen.errors import ConfigError
 from fluxen.gateway.timers import ticks
 
@@ -161,8 +162,7 @@ def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, ob
 
 def _read(path: Path, what: str) -> str:
     try:
-        with path.open("rb") as file:
-            return file.read(_MAX_PEM).decode("ascii", "ignore")  # comments may be in any language
+        return read_file(path, _MAX_PEM).decode("ascii", "ignore")  # comments may be in any language
     except OSError as error:
         raise ConfigError(f"can't read {path}, which should hold {what}: {error.strerror}") from None
 

@@ -292,6 +292,6 @@ def _chain(config: Config) -> Chain | None:
     if tls is None:
         return None
     try:
-        return Chain(tls.cert_file.read_bytes(), tls.key_file.read_bytes())
+        return Chain(paths.read_file(tls.cert_file, _LARGEST), paths.read_file(tls.key_file, _LARGEST))
     except OSError as error:
         raise ConfigError(f"can't read {error.filename}: {error.strerror}") from None

@@ -14,6 +14,7 @@ from typing import Final
 
 from fluxen.config.document import Where
 from fluxen.config.model import Config
+from fluxen.config.paths import read_file
 from fluxen.keys.tokens import source_of
 
 FOLDER: Final = "jwks"
@@ -65,8 +66,7 @@ def read_documents(config: Config) -> Documents:
         path = issuer.jwks_file if url is None else cache_path(config.data_dir, url)
         assert path is not None
         try:
-            with path.open("rb") as file:
-                document = file.read(LARGEST + 1)
+            document = read_file(path, LARGEST + 1)
             keys = KeySet.parse(document)
         except OSError as error:
             if url is None:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from fluxen.config.paths import read_file
 from fluxen.config.values import Secret, sendable
 from fluxen.errors import ConfigError
 from fluxen.keys.private import locked, write_whole
@@ -78,8 +79,7 @@ class ProviderKeys:
 
     def _document(self) -> dict[str, Any]:
         try:
-            with self.path.open("rb") as file:
-                raw = file.read(_LARGEST + 1)
+            raw = read_file(self.path, _LARGEST + 1)
         except (FileNotFoundError, NotADirectoryError):
             return {"version": VERSION, "credentials": []}
         except OSError as error:

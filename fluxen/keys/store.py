@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from fluxen.config.paths import read_file
 from fluxen.errors import ConfigError
 from fluxen.keys.draft import Draft
 from fluxen.keys.entry import moment
@@ -22,6 +23,7 @@ from fluxen.keys.private import locked, write_whole
 from fluxen.keys.stored import BrokenKeysError, NewerKeysError, Stored, parse
 
 NAME: Final = "keys.json"
+_LARGEST: Final = 256 << 20  # bytes of the file
 
 
 class KeyStore:
@@ -42,7 +44,7 @@ class KeyStore:
     def raw(self) -> bytes | None:
         """The file as it is; None without one. Raises ConfigError when it can't be read."""
         try:
-            return self.path.read_bytes()
+            return read_file(self.path, _LARGEST)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

@@ -304,6 +304,7 @@ class TestSecrets:
             ("", "is empty"),
             ("file:none", "can't read file:none: No such file"),
             ("file:", "can't read file:: Is a directory"),
+            ("file:/dev/zero", "can't read file:/dev/zero: it is no regular file"),
             ("with space", "only 0x21 to 0x7E"),
         ],
     )

@@ -23,6 +23,7 @@ from shared import missing
 
 from fluxen.errors import ConfigError, FluxenError
 from fluxen.keys.generate import hash_of
+from fluxen.keys.provider import ProviderKeys
 from fluxen.keys.store import KeyStore
 
 
@@ -156,6 +157,21 @@ def test_what_cant_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "keys.json").mkdir()
     with pytest.raises(ConfigError, match=r"can't read .*/keys\.json: Is a directory"):
         KeyStore(tmp_path).read()
+
+
+@pytest.mark.parametrize("name", ["keys.json", "credentials.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_device_in_the_place_of_a_file_is_told_and_not_waited_for(
+    kind: str, name: str, tmp_path: Path
+) -> None:
+    """The supervisor that opened such a pipe stood still until somebody wrote into it: no reload, no stop."""
+    if kind == "pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    reader = KeyStore(tmp_path) if name == "keys.json" else ProviderKeys(tmp_path)
+    with pytest.raises(ConfigError, match=rf"can't read .*/{name}: it is no regular file"):
+        reader.read()
 
 
 def test_a_key_of_root_belongs_to_who_owns_the_folder(tmp_path: Path) -> None:
