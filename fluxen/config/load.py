@@ -140,7 +140,12 @@ def _message(detail: ErrorDetails, where: Where) -> str:
         return f"expected a mapping: the settings of an upstream{_nearest(str(where[1]), Upstreams.model_fields)}"
     if kind == "literal_error":
         return f"expected {detail['ctx']['expected']}"
-    return _MESSAGES.get(kind) or detail["msg"].replace("Input", "value")
+    return in_words(detail)
+
+
+def in_words(detail: ErrorDetails) -> str:
+    """What is wrong with a value, in words of people who write YAML or JSON instead of Python."""
+    return _MESSAGES.get(detail["type"]) or detail["msg"].replace("Input", "value")
 
 
 def _nearest(word: str, candidates: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ import msgspec
 from pydantic import ValidationError
 
 from fluxen.config.access import StaticKey
+from fluxen.config.load import in_words
 from fluxen.config.values import parse_moment, sendable
 from fluxen.keys.entry import StoredKey, entry_of
 from fluxen.keys.stored import Stored
@@ -200,7 +201,7 @@ def _take(found: Imported, line: int, row: dict[str, Any], now: datetime) -> Non
     except ValidationError as error:
         for one in error.errors(include_url=False, include_input=False):
             if one["type"] != "extra_forbidden":
-                found.problems.append((line, f"{'.'.join(map(str, one['loc']))}: {one['msg']}"))
+                found.problems.append((line, f"{'.'.join(map(str, one['loc']))}: {in_words(one)}"))
         return
     if len(found.problems) == before:
         found.entries.append(entry_of(key, created))

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from fluxen.config.access import StaticKey
 from fluxen.config.document import MAX_BYTES, Document, Where, read_document
+from fluxen.config.load import in_words
 from fluxen.config.model import Upstreams
 from fluxen.config.paths import unreadable
 from fluxen.config.values import Sources
@@ -92,7 +93,7 @@ def _take(written: Written, entry: object, where: str, sources: Sources) -> None
 
 def _said(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    return f"{'.'.join(str(part) for part in first['loc'])}: {in_words(first)}"
 
 
 def _position(document: Document, path: Path, index: int) -> str:

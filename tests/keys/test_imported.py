@@ -88,7 +88,7 @@ SECRET = "sk-secret-secret-secret"
         ('{"id": "a", "key": 5}', [(1, "key: expected characters")]),
         (f'{{"id": "a", "hash": "{SECRET}"}}', [(1, "hash: expected sha256:")]),
         (f'{{"id": "a", "hash": "{DIGITS}", "model": ["x"]}}', [(1, "unknown field 'model' (did you mean 'models'?)")]),
-        (f'{{"id": "a", "hash": "{DIGITS}", "models": "x"}}', [(1, "models: ")]),
+        (f'{{"id": "a", "hash": "{DIGITS}", "models": "x"}}', [(1, "models: expected a list")]),
         (f'{{"id": "a", "hash": "{DIGITS}", "expires": "2027-13-01", "networks": ["x"], "created": 5}}',
          [(1, "created: expected a day"), (1, "networks.0: neither an IP"), (1, "expires: expected a day")]),
         (f'{{"id": "a", "hash": "{DIGITS}", "routes": []}}', [(1, "routes: an empty list would allow nothing")]),
