@@ -210,6 +210,24 @@ def test_deflate_that_can_be_read_in_two_ways() -> None:
     assert code(judged(raw, CHAT, "Content-Encoding: deflate")) in ("unreadable_body", "ambiguous_request")
 
 
+def test_deflate_that_is_whole_both_ways() -> None:
+    """With zlib's wrapping it says one thing; without, everything up to another block is in a stored one."""
+    said = b'{"model":"gpt-5"}'.ljust(0x07FE)
+    wrapped = b"\x78\x01" + b"\xf8\xfe\x07\x01\xf8" + said + b"\x01\x00\x00\xff\xff"
+    wrapped += zlib.adler32(said).to_bytes(4, "big")
+    assert zlib.decompress(wrapped) == said
+    assert zlib.decompressobj(-15).decompress(wrapped).endswith(wrapped[5:])
+    assert code(judged(wrapped, CHAT, "Content-Encoding: deflate")) == "ambiguous_request"
+
+
+def test_compressed_and_json_at_once() -> None:
+    """To whoever does not look at Content-Encoding the first bytes are those of an object."""
+    size = int.from_bytes(b'{"', "little")
+    body = b' {"' + (size ^ 0xFFFF).to_bytes(2, "little") + b'{"model":"gpt-5"}'.ljust(size) + b"\x01\x00\x00\xff\xff"
+    assert zlib.decompress(body, -15).rstrip() == b'{"model":"gpt-5"}'
+    assert code(judged(body, CHAT, "Content-Encoding: deflate")) == "ambiguous_request"
+
+
 @pytest.mark.parametrize(
     ("line", "body", "seen"),
     [

@@ -171,6 +171,15 @@ def test_secrets_of_configurations_before(out: Out) -> None:
     assert [line["reason"] for line in out.lines] == ["*** *** ***", "*** *** ***"]
 
 
+def test_a_text_that_was_clean_is_looked_at_anew(out: Out) -> None:
+    """What stands in the lines of requests is remembered; a reload may make a secret of it."""
+    log = out.log(secrets=Secrets(["first-secret"]))
+    assert log.clean("/v1/second-secret") == "/v1/second-secret"
+    log.change(Settings(), Secrets(["second-secret"]))
+    assert log.clean("/v1/second-secret") == "/v1/***"
+    assert log.clean("/v1/first-secret") == "/v1/***"
+
+
 def test_other_settings(out: Out) -> None:
     log = out.log(Settings("error", "json", requests=True))
     log.warning("not said")
