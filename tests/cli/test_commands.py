@@ -226,7 +226,7 @@ GOOD = """\
 upstreams:
   openai:
   local: {target_url: "http://127.0.0.1:9", dialect: openai}
-api_keys: {static: [{key: abc}]}
+api_keys: {static: [{key: abc}], jwt: [{key: too-short}]}
 admin: {bind_address: "127.0.0.1:1"}
 """
 
@@ -236,9 +236,11 @@ def test_validate(fluxen: Fluxen, tmp_path: Path) -> None:
     done = fluxen("validate", "good.yaml")
     assert done.returncode == 0
     assert done.stdout == "ok: good.yaml, 2 upstreams (openai, local), 1 client key, 1 warning\n"
-    assert done.stderr.startswith("warning: good.yaml:5:1: admin: ")
+    assert done.stderr.startswith("warning: good.yaml:4:46: api_keys.jwt[0].key: ")
     answer = json.loads(fluxen("validate", "good.yaml", "--json").stdout)
-    assert (answer["ok"], answer["upstreams"], answer["warnings"][0]["where"]) == (True, ["openai", "local"], "admin")
+    assert (answer["ok"], answer["upstreams"], answer["warnings"][0]["where"]) == (
+        True, ["openai", "local"], "api_keys.jwt[0].key",
+    )  # fmt: skip
     assert fluxen("validate").stdout.startswith("ok: no configuration file, ")
 
 

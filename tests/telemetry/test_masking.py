@@ -42,7 +42,7 @@ def test_any_target_can_be_shown(target: bytes) -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        new_key(),
+        pytest.param(new_key(), id="a key of ours"),
         "sk-proj-" + "Ab1_" * 10,
         "sk-ant-api03-" + "a-B" * 20,
         "AIza" + "SyA1" * 9,
