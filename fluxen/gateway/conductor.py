@@ -27,7 +27,7 @@ from fluxen.gateway.listening import shared
 from fluxen.gateway.reload import Accepted, Outcome, Reloader
 from fluxen.gateway.secrets import secrets_of
 from fluxen.gateway.snapshot import Snapshot
-from fluxen.gateway.state import Parked, State, StateFile
+from fluxen.gateway.state import Parked, State, StateFile, as_json
 from fluxen.gateway.update import Doors, Reply, Standing, Update
 from fluxen.telemetry.log import Log
 from fluxen.telemetry.metrics import Metrics
@@ -315,13 +315,10 @@ class Conductor:
     def _answer(self, question: str) -> Mapping[str, Any]:
         if question == "reload":
             self.reload(again=True)
-            return {
-                "ok": not self.rejected,
-                "generation": self._generation,
-                "problems": self.state.problems,
-                "needs_restart": self.state.needs_restart,
-            }
-        said: dict[str, Any] = msgspec.to_builtins(self.state)
+        said: dict[str, Any] = msgspec.json.decode(as_json(self.state))
+        if question == "reload":
+            named = {name: said[name] for name in ("generation", "problems", "needs_restart")}
+            return {"ok": not self.rejected, **named}
         del said["salt"]
         return said
 

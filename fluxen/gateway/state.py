@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -83,7 +84,7 @@ class StateFile:
             if self._path is None:
                 self._begin()
             assert self._path is not None
-            write_whole(self._path, msgspec.json.encode(state))
+            write_whole(self._path, as_json(state))
             self.error = None
         except OSError as error:
             self.error = f"{self._folder}: {error.strerror or error}"
@@ -110,6 +111,11 @@ class StateFile:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
                 self._path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def as_json(state: State) -> bytes:
+    """Whatever is in it: a file's name need not be UTF-8, and JSON can escape half a character. `?` stands for such."""
+    return json.dumps(msgspec.to_builtins(state), ensure_ascii=False).encode("utf-8", "replace")
 
 
 def running(data_dir: Path) -> list[State]:

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from gateway import proc
 from gateway.conftest import StartGateway
 from gateway.rig import KEY, OK, Client, Connection, Gateway, Request, Upstream, chunked, request, until
 
-from fluxen.gateway.state import State, running
+from fluxen.gateway.state import State, as_json, running
 from fluxen.keys.rotation import revoke
 from fluxen.keys.store import KeyStore
 
@@ -331,6 +332,23 @@ def test_keys_json_vanishes(gateway: StartGateway, upstream: Upstream, fluxen: C
     keys.write_bytes(b"{")
     rejected(server)
     assert {server.ask(own).status for _ in range(8)} == {200}
+
+
+def test_what_is_no_unicode_in_a_file_ends_no_gateway(gateway: StartGateway, upstream: Upstream) -> None:
+    """JSON can escape half a character, which no file of state could be written with: the supervisor fell over it."""
+    server = gateway(config(upstream))
+    half = '{"version": 1, "credentials": [{"upstream": "\\ud800", "key": "sk-two"}]}'
+    (server.data_dir / "credentials.json").write_text(half)
+    warnings = settled(server, 2).warnings
+    assert any("has a key for '?', and there is no such upstream" in warning for warning in warnings)
+    assert in_force(server, upstream) == {b"Bearer sk-one"}
+
+
+def test_a_state_can_always_be_written() -> None:
+    """The name of a folder need not be UTF-8."""
+    said = State(1, "node", "0", 0.0, config="/srv/\udcff/fluxen.yaml", problems=["\ud800: unknown"])
+    found = msgspec.json.decode(as_json(said), type=State)
+    assert (found.config, found.problems) == ("/srv/?/fluxen.yaml", ["?: unknown"])
 
 
 # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────────
