@@ -18,6 +18,7 @@ from gateway.conftest import environment
 from gateway.rig import KEY, OK, Connection, Gateway, Request, Upstream, answer, request, until
 from shared import Fluxen
 
+from fluxen.errors import ConfigError
 from fluxen.keys.provider import ProviderKeys
 
 OLD, NEW, OTHER = (f"sk-planted-{name}-0123456789" for name in ("old", "new", "other"))
@@ -278,8 +279,17 @@ def test_fields_of_later_versions_stay(tmp_path: Path) -> None:
     assert document["more"] == 1
     assert document["credentials"][0] == {"upstream": "a", "key": "k", "note": "x"}
     assert keys.read()["b", None].reveal() == "new"
-    path.chmod(0o644)
-    assert [*keys.exposed()] == [f"{path} holds keys of providers and can be read by others: chmod 600"]
+    for mode in (0o644, 0o640, 0o604):
+        path.chmod(mode)
+        assert [*keys.exposed()] == [f"{path} holds keys of providers and can be read by others: chmod 600"]
+
+
+def test_what_is_wrong_with_an_entry_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "credentials.json"
+    path.write_text('{"version": 1, "credentials": [{"upstream": "a", "key": 5}]}')
+    with pytest.raises(ConfigError) as caught:
+        ProviderKeys(tmp_path).read()
+    assert caught.value.message == f"{path} can't be used: credentials[0] has no key"
 
 
 # --- people and gateways

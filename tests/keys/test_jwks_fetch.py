@@ -189,6 +189,8 @@ def test_a_proxy(start: Start, authority: Authority, monkeypatch: pytest.MonkeyP
     proxy.answer = reply(b"", "407 No")
     said = problem(web.url(), authority.client())
     assert "407" in said and "p@ss" not in said
+    plain = start(tls=False)  # on this machine: nothing for a proxy, which would refuse it
+    assert fetch(plain.url(), authority.client(), 10, LARGEST).document == DOCUMENT
     monkeypatch.setenv("NO_PROXY", "localhost")
     assert fetch(web.url(), authority.client(), 10, LARGEST).document == DOCUMENT
     monkeypatch.setenv("NO_PROXY", "")
