@@ -104,7 +104,7 @@ class ProviderKeys:
 
     def _broken(self, why: str) -> ConfigError:
         return ConfigError(
-            f"{self.path} can't be used: it {why}",
+            f"{self.path} can't be used: {why}",
             hint="restore it, or move it away and enter the keys again with fluxen keys provider rotate",
         )
 
