@@ -12,6 +12,8 @@ import fcntl
 import json
 import os
 import socket
+import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -124,20 +126,38 @@ def running(data_dir: Path) -> list[State]:
     found = []
     for path in sorted((data_dir / FOLDER).glob("*.json")):
         try:
-            if not _alive(path.with_suffix(".lock")):
+            holder = _holder(path.with_suffix(".lock"))
+            if holder is None:
                 continue
             state = msgspec.json.decode(path.read_bytes(), type=State)
         except FileNotFoundError:
             continue
         except msgspec.DecodeError:
             continue  # of another version
-        if state.node == node():
+        if state.node == node() and state.pid == holder:
             found.append(state)
     return sorted(found, key=lambda state: state.started)
 
 
 def node() -> str:
     return socket.gethostname()[:64]
+
+
+def _holder(lock: Path) -> int | None:
+    """The PID of who holds the lock, by the system's word; None when nobody does, 0 for somebody in another container.
+
+    What a file says is no proof: it is the service's to write, and a command of root's signals that process."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if sys.platform == "darwin":
+            answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack("qqihh", 0, 0, 0, fcntl.F_WRLCK, 0))
+            _, _, pid, kind, _ = struct.unpack("qqihh", answer)
+        else:
+            answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+            kind, _, _, _, pid = struct.unpack("hhqqi4x", answer)
+        return None if kind == fcntl.F_UNLCK else int(pid)
+    finally:
+        os.close(descriptor)
 
 
 def _alive(lock: Path) -> bool:

@@ -344,6 +344,19 @@ def test_what_is_no_unicode_in_a_file_ends_no_gateway(gateway: StartGateway, ups
     assert in_force(server, upstream) == {b"Bearer sk-one"}
 
 
+@pytest.mark.parametrize("pid", [1, -1, 0])
+def test_a_state_that_names_somebody_elses_process_is_not_believed(
+    pid: int, gateway: StartGateway, upstream: Upstream
+) -> None:
+    """Root's `fluxen reload` would send its SIGHUP there, and -1 is everybody."""
+    server = gateway(config(upstream))
+    real = state(server)
+    file = server.data_dir / "gateways" / f"{real.pid}.json"
+    forged = json.loads(file.read_bytes()) | {"pid": pid}
+    file.write_text(json.dumps(forged))
+    assert running(server.data_dir) == []
+
+
 def test_a_state_can_always_be_written() -> None:
     """The name of a folder need not be UTF-8."""
     said = State(1, "node", "0", 0.0, config="/srv/\udcff/fluxen.yaml", problems=["\ud800: unknown"])
