@@ -17,6 +17,9 @@ from gateway.conftest import StartGateway
 from gateway.rig import Gateway, Upstream, answer, request, until
 from keys.signer import hs256, token
 
+from fluxen.config.load import load_bytes
+from fluxen.gateway.secrets import secrets_of
+from fluxen.gateway.snapshot import build
 from fluxen.gateway.state import running
 
 PLANTED = {
@@ -213,3 +216,18 @@ except urllib.error.HTTPError as error:
     print(error.code, error.headers, error.read().decode())
     error.close()
 """
+
+
+def test_all_that_a_snapshot_knows_to_be_secret() -> None:
+    yaml = b"""
+upstreams: {openai: {api_key: the-key-of-a-provider}}
+api_keys: {static: [{id: a, key: the-key-of-a-client}], jwt: [{id: b, key: the-key-that-signs-all-the-tokens}]}
+admin: {bind_address: "127.0.0.1:8081", key: the-key-of-the-admin}
+"""
+    snapshot = build(load_bytes(yaml, {}, Path("/nowhere/fluxen.yaml")), {})
+    assert secrets_of(snapshot).values == {
+        "the-key-of-a-provider",
+        "the-key-of-a-client",
+        "the-key-that-signs-all-the-tokens",
+        "the-key-of-the-admin",
+    }
