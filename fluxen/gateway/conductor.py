@@ -183,17 +183,17 @@ class Conductor:
         if self._reloader is None:
             return
         begun = self._last_look = time.monotonic()
+        self.state.attempts += again
+        self.state.attempted = time.time()
         try:
             self._attempt(self._reloader, again, begun)
+            self._watch()
+            if again or self._dirty:
+                self._show()
         except Exception as error:  # noqa: BLE001 - what nobody foresaw of a file must not end a gateway that serves
             self._log.bug("reload_failed", error)
             self._refused(FluxenError(f"the configuration can't be taken up: {type(error).__name__}, see the log"))
-        finally:
             self._watch()
-            if again or self._dirty:
-                self.state.attempts += again
-                self.state.attempted = time.time()
-                self._show()
 
     def _attempt(self, reloader: Reloader, again: bool, begun: float) -> None:
         """All that is on disk; where that can't be used, the keys alone."""
@@ -226,9 +226,9 @@ class Conductor:
         try:
             if config.admin is not None and not shared(config):
                 own = self.bindings.prepare(config.admin.bind_address, admin=True)
-            self.authorities.learn(new.stores)
             if config.server.tls is not None and new.chain is not None:
                 self.authorities.show(config.server.tls, new.chain.certificate, new.chain.key)
+            self.authorities.learn(new.stores)  # last: what is known is not sent to the workers again
         except FluxenError:
             self.bindings.discard(public)
             self.bindings.discard(own)

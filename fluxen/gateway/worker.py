@@ -324,7 +324,9 @@ class Worker:
                 await asyncio.sleep(0)
         for pool in self._pools.values():
             pool.close_idle()
-        await asyncio.sleep(0)
+        for task in self._connecting:  # for clients that have left
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
 
 
 def run(

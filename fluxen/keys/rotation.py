@@ -65,14 +65,17 @@ def rotate(
             hint="say until when that one is to work: --expires 90d, or --expires never",
         )
     key, until = new_key(), now + overlap
-    former = [{"hash": entry.hash, "until": moment(until)}] if overlap else []
-    if overlap and written is not None and written.unread and key_id not in draft.before.ids:
+    unknown = written is not None and written.unread is not None and key_id not in draft.before.ids
+    if overlap and written is not None and unknown:
         raise FluxenError(
             f"{written.where}: {written.unread}, so the key '{key_id}' can't go on working beside its successor",
             hint="set what it needs, or end it at once: --overlap 0",
         )
-    for one in entry.previous if overlap else ():
-        if (ends := entry.until_of(one)) > now:
+    # What has ended is remembered as long as the configuration may hold it: under another id it would work again.
+    stays = None if written is None or written.unread is not None else entry_of(written.key, None).get("hash")
+    former = [] if unknown or not (overlap or entry.hash == stays) else [{"hash": entry.hash, "until": moment(until)}]
+    for one in entry.previous:
+        if ((ends := entry.until_of(one)) > now and overlap) or one.hash == stays:
             former.append({"hash": one.hash, "until": moment(min(ends, until))})
     changes: dict[str, Any] = {
         "hash": hash_of(key),

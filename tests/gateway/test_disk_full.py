@@ -29,6 +29,7 @@ upstreams:
 api_keys:
   static: [{{id: me, key: "{key}"}}]
 ledger: {{segment_seconds: 1, compact_seconds: 1, grace_seconds: 0, on_failure: {on_failure}}}
+log: {{requests: false}}
 """
 
 Fill = Callable[[Gateway], Callable[[], None]]

@@ -57,6 +57,7 @@ upstreams:
   impatient: {{{{{UPSTREAM}, first_byte_timeout_ms: 60000, idle_timeout_ms: 300}}}}
   refused: {{{{target_url: "http://127.0.0.1:{{refused}}", api_key: x}}}}
   full: {{{{target_url: "http://127.0.0.1:{{full}}", api_key: x, connect_timeout_ms: 400}}}}
+  patient: {{{{target_url: "http://127.0.0.1:{{full}}", api_key: x, connect_timeout_ms: 60000}}}}
   nowhere: {{{{target_url: "http://fluxen-test.invalid", api_key: x, connect_timeout_ms: 4000}}}}
 api_keys:
   static: [{{{{id: me, key: "{KEY}"}}}}]
@@ -239,7 +240,7 @@ def test_connecting_takes_too_long(server: Gateway) -> None:
 
 def test_client_leaves_while_connecting(server: Gateway) -> None:
     with server.connect() as client:
-        client.send(request(b"/full/v1/chat/completions", headers=[b"x-client-request-id: connecting"]))
+        client.send(request(b"/patient/v1/chat/completions", headers=[b"x-client-request-id: connecting"]))
         until(
             lambda: server.query("SELECT 1 FROM in_flight WHERE client_request_id = 'connecting'"), "it to be in flight"
         )

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fluxen.config.load import load_bytes
 from fluxen.errors import ConfigError, FluxenError
 from fluxen.keys.draft import Draft
 from fluxen.keys.generate import hash_of
+from fluxen.keys.known import known_keys
 from fluxen.keys.lifetime import parse_end, parse_span
 from fluxen.keys.rotation import KEEP, revoke, rotate
 from fluxen.keys.stored import parse
@@ -191,3 +193,24 @@ def test_what_has_no_keys_has_none(text: str, tmp_path: Path) -> None:
 
 def test_no_configuration() -> None:
     assert written_keys(None, {}).keys == {}
+
+
+@pytest.mark.parametrize("overlap", [0, 24])
+def test_a_replaced_key_of_the_configuration_stays_known_when_its_entry_gets_another_id(
+    tmp_path: Path, overlap: int
+) -> None:
+    """Or it would work again: nothing in keys.json would speak of it any more."""
+    text = "api_keys: {static: [{id: ci, key: leaked-key}]}"
+    written = read(text, tmp_path).keys["ci"]
+    draft = Draft()
+    rotate(draft, "ci", written, NOW, overlap * HOUR)
+    draft = Draft(draft.content())
+    rotate(draft, "ci", written, NOW + 48 * HOUR, timedelta(0))
+    raw = draft.content()
+    entry = parse(raw).ids["ci"]
+    assert [(one.hash, entry.until_of(one) <= NOW + 48 * HOUR) for one in entry.previous] == [
+        (hash_of("leaked-key"), True)
+    ]
+    loaded = load_bytes(text.replace("id: ci", "id: other").encode(), {"HOME": str(tmp_path)}, None)
+    (problem,) = known_keys(loaded, raw).problems
+    assert "is the key 'ci' in" in problem
