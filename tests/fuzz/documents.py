@@ -169,12 +169,14 @@ class Documents:
 
 
 def said_openly(document: Document, secret: str) -> bool:
-    """Whether it stands where nothing is secret, which a mutation may have put it into: a name, or the value of what
-    holds no secret. (A document that can't be read has no names: nothing of its text may be quoted at all.)"""
+    """Whether it stands where nothing is secret, which a mutation may have put it into: a name, the path of a file, or
+    the value of what holds no secret. (A document that can't be read has no names: nothing of its text may be quoted at
+    all.)"""
     if any(secret in str(part) for where in document.keys for part in where):
         return True
     return any(
-        secret in text and not {"key", "api_key"} & set(map(str, where)) for where, text in _texts(document.value, ())
+        secret in text and (text.startswith("file:") or not {"key", "api_key"} & set(map(str, where)))
+        for where, text in _texts(document.value, ())
     )
 
 
