@@ -38,7 +38,7 @@ _LOOK: Final = 0.25
 
 
 @dataclass(slots=True)
-class Follower:
+class Member:
     """What is known of one worker."""
 
     channel: Channel
@@ -72,7 +72,7 @@ class Conductor:
         self._metrics = metrics
         self._reloader = reloader
         self._generation = 1
-        self._workers: dict[int, Follower] = {}
+        self._workers: dict[int, Member] = {}
         self._watcher: Channel | None = None
         self._watched: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._said: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ class Conductor:
             self._watch()
             return
         doors = {one.number for one in self.bindings.all}
-        self._workers[worker] = Follower(channel, doors=doors)
+        self._workers[worker] = Member(channel, doors=doors)
         self.bindings.restarted(worker)
         parked = [one for one in self.state.parked if one.worker != worker]
         if len(parked) != len(self.state.parked):

@@ -317,8 +317,8 @@ from fluxen.telemetry.log import Log
 
 follow(Log("before"))
 follow(Log("test"))
-logging.getLogger("some.library").warning("something is %s", "odd")
-logging.getLogger("some.library").info("nothing")
+logging.getLogger("some.package").warning("something is %s", "odd")
+logging.getLogger("some.package").info("nothing")
 warnings.warn("old", DeprecationWarning, stacklevel=1)
 try:
     1 / 0
@@ -334,7 +334,7 @@ def test_libraries_and_threads_speak_there_too(run_python: Callable[[str], str])
     lines = [json.loads(line) for line in run_python(LIBRARIES).splitlines()]
     assert {line["process"] for line in lines} == {"test"}
     first, old, failed, thread = lines
-    assert (first["event"], first["library"], first["message"]) == ("library", "some.library", "something is odd")
+    assert (first["event"], first["library"], first["message"]) == ("library", "some.package", "something is odd")
     assert old["library"] == "py.warnings"
     assert (failed["message"], failed["level"]) == ("it failed", "error")
     assert failed["traceback"].endswith("ZeroDivisionError: division by zero")
