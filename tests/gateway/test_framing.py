@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from gateway.conftest import StartGateway
-from gateway.rig import KEY, OK, OK_BODY, PROVIDER_KEY, Connection, Gateway, Upstream, chunked, keyed
+from gateway.rig import KEY, OK, OK_BODY, PATIENCE, PROVIDER_KEY, Connection, Gateway, Upstream, chunked, keyed
 
 B = b'{"model":"m","stream":false}'
 AUTH = b"Authorization: Bearer " + KEY.encode()
@@ -235,17 +235,22 @@ def test_pipelining_behind_a_long_answer(server: Gateway, upstream: Upstream) ->
     """What comes while an answer is awaited waits, whole and in pieces, chunked and not."""
     second = usual(CL, b"X-N: 2")
     third = usual(TE, b"X-N: 3", body=chunked(B[:10], B[10:]))
+    awaited, sent = threading.Event(), threading.Event()
+
+    def answer_late(connection: Connection, _: object) -> None:
+        awaited.set()
+        assert sent.wait(PATIENCE)
+        connection.send(OK)
+
+    upstream.plays(answer_late, OK)
     with server.connect() as client:
-
-        def answer_late(connection: Connection, _: object) -> None:
-            for at in range(len(second) - 20):
-                client.send(second[at : at + 1])
-            client.send(second[-20:] + third)
-            connection.send(OK)
-
-        upstream.plays(answer_late, OK)
-        assert client.ask(usual(CL)).status == 200
-        for _ in range(2):
+        client.send(usual(CL))
+        assert awaited.wait(PATIENCE)
+        for at in range(len(second) - 20):
+            client.send(second[at : at + 1])
+        client.send(second[-20:] + third)
+        sent.set()
+        for _ in range(3):
             answer = client.answer()
             assert answer is not None
             assert answer.status == 200
