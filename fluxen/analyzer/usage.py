@@ -51,7 +51,8 @@ class Reading(msgspec.Struct, gc=False):
     unknown   it cost something, nobody said how much   none  nothing to bill: refused, or free of charge
 
     `legs` (usually none) are parts of `usage` that have a price of their own. `raw` is the provider's usage object, at
-    most RAW_LIMIT bytes and valid JSON. `stated_cost_pico` is what the provider itself says it charged.
+    most RAW_LIMIT bytes and valid JSON. `stated_cost_pico` is what the provider itself says it charged, in the field
+    `stated_source`; `tier` is its word for how it served the request.
     """
 
     model: str | None = None
@@ -61,6 +62,8 @@ class Reading(msgspec.Struct, gc=False):
     raw: bytes | None = None
     stated_cost_pico: int | None = None
     legs: tuple[Leg, ...] = ()
+    stated_source: str | None = None
+    tier: str | None = None
 
 
 def read_answer(dialect: str, endpoint: str, status: int, body: bytes) -> Reading:
@@ -141,8 +144,9 @@ def _reading(spoken: Dialect, endpoint: str, part: Part, final: bool, opening: b
         return Reading(part.model, part.finish, None, "unknown", raw)
     source: Source = "reported" if final and tally.whole else "partial"
     return Reading(
-        part.model, part.finish, tally.usage, source, raw, tally.stated_cost_pico if final else None, tally.legs
-    )
+        part.model, part.finish, tally.usage, source, raw, tally.stated_cost_pico if final else None, tally.legs,
+        tally.stated_source if final else None, part.tier or tally.tier,
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------ streams

@@ -43,6 +43,8 @@ class Accountant:
         if reading.raw is not None:
             end.usage_raw = reading.raw.decode("utf-8", "replace")
         end.stated_cost_pico = reading.stated_cost_pico
+        end.stated_cost_source = reading.stated_source
+        end.service_tier = reading.tier
         usage = reading.usage
         if usage is not None:
             end.input_tokens = usage.input

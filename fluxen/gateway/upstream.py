@@ -17,6 +17,7 @@ import re
 import socket
 import struct
 import sys
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Final, Protocol
 
 import httptools
@@ -39,18 +40,26 @@ _BYTES_ACKED: Final = struct.Struct("=120xQ")  # struct tcp_info of Linux: tcpi_
 class AnswerSink(Protocol):
     """What a connection reports to, in this order. The exchange."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def answer_head(self, status: int, head: AnswerHead, until_eof: bool) -> tuple[bytes, Meter | None, bool]:
         """The head for the client, the meter of the body, and whether the client is sent the decoded body."""
 
+    @abstractmethod
     def answer_data(self, data: bytes) -> None: ...
 
+    @abstractmethod
     def answer_end(self, data: bytes) -> None: ...
 
+    @abstractmethod
     def upstream_lost(self, reason: str, unseen: bool) -> None:
         """The connection broke before the answer's end; `unseen`: the upstream can't have seen the request."""
 
+    @abstractmethod
     def upstream_timeout(self) -> None: ...
 
+    @abstractmethod
     def upstream_writable(self, writable: bool) -> None:
         """The upstream takes bytes again, or not, of an upload in progress."""
 

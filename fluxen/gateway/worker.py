@@ -23,7 +23,7 @@ from fluxen.gateway.accountant import Accountant
 from fluxen.gateway.certificates import Authorities
 from fluxen.gateway.channel import Channel
 from fluxen.gateway.credentials import Parking
-from fluxen.gateway.exchange import Exchange
+from fluxen.gateway.dispatch import Dispatch
 from fluxen.gateway.follower import Follower, Opened
 from fluxen.gateway.head import HeaderKinds
 from fluxen.gateway.listener import AdminListener, Listener
@@ -94,7 +94,7 @@ class Worker:
         self._listeners: set[Listener] = set()
         self._admins = 0
         """How many of them are on the address of Fluxen's own endpoints: they take no room from clients."""
-        self._saying: list[Exchange] = []
+        self._saying: list[Dispatch] = []
         self._connecting: set[asyncio.Task[None]] = set()
         self._empty: asyncio.Future[None] | None = None
         tls = snapshot.config.server.tls
@@ -168,13 +168,13 @@ class Worker:
                 pool.retire()  # of a configuration that is over: nobody will need the connection again
         return pool
 
-    def connect(self, exchange: Exchange, pool: Pool, limit: float) -> None:
+    def connect(self, exchange: Dispatch, pool: Pool, limit: float) -> None:
         """Make a connection and hand it to the exchange. limit in seconds."""
         task = self.loop.create_task(self._connect(exchange, pool, limit))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
-    async def _connect(self, exchange: Exchange, pool: Pool, limit: float) -> None:
+    async def _connect(self, exchange: Dispatch, pool: Pool, limit: float) -> None:
         try:
             connection = await pool.connect(limit)
         except TimeoutError:
@@ -186,7 +186,7 @@ class Worker:
         else:
             exchange.connected(connection)
 
-    def commit(self, exchange: Exchange) -> None:
+    def commit(self, exchange: Dispatch) -> None:
         """Have what the exchange has to say (`record`) written with what the others of this turn of the event loop
         have to say, in one write; then it is told (`committed`) and goes on."""
         self._saying.append(exchange)
@@ -195,7 +195,7 @@ class Worker:
 
     def _commit(self) -> None:
         saying, self._saying = self._saying[::-1], []
-        said: list[tuple[Exchange, Begin | End]] = []
+        said: list[tuple[Dispatch, Begin | End]] = []
         try:
             while saying:
                 exchange = saying.pop()
@@ -209,7 +209,7 @@ class Worker:
         written = self.journal.write([record for _, record in said])
         self._tell([(exchange, ok) for (exchange, _), ok in zip(said, written, strict=True)][::-1])
 
-    def _tell(self, told: list[tuple[Exchange, bool]]) -> None:
+    def _tell(self, told: list[tuple[Dispatch, bool]]) -> None:
         try:
             while told:
                 exchange, written = told.pop()

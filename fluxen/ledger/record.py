@@ -96,6 +96,12 @@ class End(msgspec.Struct, array_like=True, tag="e", gc=False):
     request_bytes: int | None = None
     response_bytes: int | None = None
     upstream_request_id: str | None = None
+    usage_error: float | None = None
+    searches: int | None = None
+    tool_calls: int | None = None
+    service_tier: str | None = None
+    fees_pico: int | None = None
+    stated_cost_source: str | None = None
 
     @classmethod
     def of(cls, begin: Begin) -> End:

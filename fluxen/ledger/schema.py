@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fluxen.errors import LedgerError
 from fluxen.ledger.record import Begin, End
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,16 @@ COLUMNS: tuple[Column, ...] = (
     Column("reasoning_tokens", "BIGINT", "of output_tokens: reasoning"),
     Column("audio_tokens", "BIGINT", "of the tokens above: audio, in and out"),
     Column("image_tokens", "BIGINT", "of the tokens above: images"),
+    Column("searches", "INTEGER", "searches the provider ran and bills by the call: web, files, maps, rerank units"),
+    Column("tool_calls", "INTEGER", "other calls of the provider's own tools"),
+    Column("service_tier", "VARCHAR", "the provider's word for how it was served, where that may change the price"),
     Column("usage_source", "VARCHAR", "where the counts come from: reported, estimated, partial, unknown or none"),
+    Column("usage_error", "FLOAT", "of an estimate: half its 95 % band as a part of the counts (0.05: ±5 %)"),
     Column("usage_raw", "VARCHAR", "the provider's own usage object as JSON, at most 4 KB"),
     Column("cost_usd", MONEY, "what the request cost, in whole pico-dollars; NULL = unknown"),
+    Column("fees_usd", MONEY, "of cost_usd: fees by the call, such as web searches"),
     Column("stated_cost_usd", MONEY, "the cost the provider itself stated"),
+    Column("stated_cost_source", "VARCHAR", "the field of its answer in which it stated that"),
     Column("bound_usd", MONEY, "the most it could have cost, as reserved before dispatch; NULL without a budget"),
     Column("saved_usd", MONEY, "what a cache or rule saved"),
     Column("price_version", "VARCHAR", "version of the price book that was used"),
@@ -97,7 +103,13 @@ class Migration:
     """SELECT list over a Parquet file, e.g. ``* RENAME (old AS new)``."""
 
 
-MIGRATIONS: tuple[Migration, ...] = ()
+def _as_it_is(row: dict[str, object]) -> dict[str, object]:
+    return row
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(2, _as_it_is),  # added: searches, tool_calls, service_tier, usage_error, fees_usd, stated_cost_source
+)
 
 
 def check(version: int, what: str, known: int = SCHEMA) -> None:

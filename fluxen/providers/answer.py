@@ -7,7 +7,7 @@ not text, because some models price those tokens differently.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
@@ -36,7 +36,10 @@ class Modalities(msgspec.Struct, frozen=True, gc=False):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens by class (see above). `audio` and `image` are the sums over input and output of `modalities`."""
+    """Tokens by class (see above). `audio` and `image` are the sums over input and output of `modalities`.
+
+    `calls` are what the provider bills by the call, by the price book's name of the fee: `web_search`, `file_search` ….
+    """
 
     input: int = 0
     cache_read: int = 0
@@ -47,6 +50,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     audio: int = 0
     image: int = 0
     modalities: Modalities | None = None
+    calls: Mapping[str, int] | None = None
 
 
 class Leg(msgspec.Struct, frozen=True, gc=False):
@@ -60,12 +64,14 @@ class Part(msgspec.Struct, gc=False):
     """One JSON object of an answer: the whole body, or one event of a stream.
 
     `usage` is the provider's usage object as it was sent. `opening` marks one sent before anything was generated.
+    `tier` is the provider's word for how the request was served.
     """
 
     model: str | None = None
     finish: str | None = None
     usage: bytes | None = None
     opening: bool = False
+    tier: str | None = None
 
     @property
     def full(self) -> bool:
@@ -76,6 +82,7 @@ class Part(msgspec.Struct, gc=False):
         """Take from another part of the same answer what this one doesn't say."""
         self.model = self.model or other.model
         self.finish = self.finish or other.finish
+        self.tier = self.tier or other.tier
         if self.usage is None:
             self.usage, self.opening = other.usage, other.opening
 
@@ -83,26 +90,32 @@ class Part(msgspec.Struct, gc=False):
 class Tally(msgspec.Struct, gc=False):
     """A usage object, understood. `whole` is False when a side is missing or a count made no sense.
 
-    `legs` is empty unless parts are priced apart; `usage` is the sum of all legs.
+    `legs` is empty unless parts are priced apart; `usage` is the sum of all legs. `stated_source` names the field in
+    which the provider states a cost; `tier` is its word for how it served, where the usage object says so.
     """
 
     usage: Usage
     whole: bool
     legs: tuple[Leg, ...] = ()
     stated_cost_pico: int | None = None
+    stated_source: str | None = None
+    tier: str | None = None
 
 
 def total(usages: Iterable[Usage]) -> Usage:
     """The sum, class by class."""
-    counts = dict.fromkeys(Usage.__struct_fields__[:-1], 0)
+    counts = dict.fromkeys(Usage.__struct_fields__[:-2], 0)
     modal = dict.fromkeys(Modalities.__struct_fields__, 0)
+    calls: dict[str, int] = {}
     for usage in usages:
         for name in counts:
             counts[name] += getattr(usage, name)
         if usage.modalities is not None:
             for name in modal:
                 modal[name] += getattr(usage.modalities, name)
-    return Usage(**counts, modalities=Modalities(**modal) if any(modal.values()) else None)
+        for name, count in (usage.calls or {}).items():
+            calls[name] = calls.get(name, 0) + count
+    return Usage(**counts, modalities=Modalities(**modal) if any(modal.values()) else None, calls=calls or None)
 
 
 def with_modalities(usage: Usage, modalities: Modalities) -> Usage:

@@ -70,12 +70,23 @@ def end(start: Begin, chance: random.Random | None = None) -> End:
     done.status, done.usage_source = 200, "reported"
     if chance is None:
         return done
-    for name in ("model", "error", "finish", "cache", "usage_raw", "upstream_request_id"):
+    for name in (
+        "model",
+        "error",
+        "finish",
+        "cache",
+        "usage_raw",
+        "upstream_request_id",
+        "service_tier",
+        "stated_cost_source",
+    ):
         setattr(done, name, chance.choice((None, *WORDS)))
     for name in END_NUMBERS:
         setattr(done, name, chance.choice((None, 0, chance.randrange(1 << 31))))
     done.attempts = chance.choice((None, 1, 2))
-    for name in ("cost_pico", "stated_cost_pico", "saved_pico"):
+    done.searches, done.tool_calls = (chance.choice((None, 0, 3)) for _ in range(2))
+    done.usage_error = chance.choice((None, 0.0, 0.125))
+    for name in ("cost_pico", "stated_cost_pico", "saved_pico", "fees_pico"):
         setattr(done, name, chance.choice((None, 0, 1, -1, 10**18 - 1, chance.randrange(10**12))))
     return done
 

@@ -76,8 +76,10 @@ def test_rotation_carries_open_requests_and_unlocks_in_order(tmp_path: Path) -> 
     serve(journal, 200)
     paths = segments(tmp_path)
     assert len(paths) >= 5
-    for path in paths:
-        assert parse(path.read_bytes(), path.name).begins.keys() == {start.id for start in open_}
+    for path in paths:  # and perhaps the one request in whose middle it was rotated
+        begun = parse(path.read_bytes(), path.name).begins.keys()
+        assert {start.id for start in open_} <= begun
+        assert len(begun) <= len(open_) + 1
     poll(lambda: not any(map(locked, paths[:-1])), "old segments to be sealed")
     assert locked(paths[-1])
     for start in open_:
@@ -173,6 +175,10 @@ def test_disk_full_serves_counts_and_recovers_by_itself(small_disk: Path) -> Non
     while journal.end(done := end(begin())):  # to the last byte of the last page
         before.append(done)
     assert journal.lost == 1
+    while journal.begin(start := begin()):  # a begin is shorter than an end
+        open_.append(start)
+    assert not journal.end(end(start))
+    both_refused.append(start)
     for _ in range(50):
         start = begin()
         assert not journal.begin(start)
@@ -194,7 +200,7 @@ def test_disk_full_serves_counts_and_recovers_by_itself(small_disk: Path) -> Non
     assert count(folder) == (len(before) + len(after), len(end_refused), 0)
     assert {str(row[0]) for row in rows(folder)} == {done.id for done in (*before, *after, *open_)}
     found = store.verify(folder)
-    assert (found.missing, found.lost, found.quarantined, found.ok) == (1 + len(both_refused), 3, 0, True)
+    assert (found.missing, found.lost, found.quarantined, found.ok) == (1 + len(both_refused), len(open_), 0, True)
 
 
 def test_disk_full_at_rotation_stays_on_the_old_segment(small_disk: Path) -> None:

@@ -68,7 +68,7 @@ def test_an_empty_table_has_every_name_and_type() -> None:
 
 def test_money_is_pico_dollars_in_the_journal() -> None:
     money = {column.name: column.field for column in COLUMNS if column.name.endswith("_usd")}
-    assert set(money.values()) == {"cost_pico", "stated_cost_pico", "bound_pico", "saved_pico"}
+    assert set(money.values()) == {"cost_pico", "stated_cost_pico", "bound_pico", "saved_pico", "fees_pico"}
 
 
 def test_quoting() -> None:
