@@ -94,7 +94,8 @@ SELECT
     CASE WHEN ok THEN 0 END::BIGINT AS cache_write_1h_tokens, CASE WHEN ok THEN tout END AS output_tokens,
     CASE WHEN ok THEN think END AS reasoning_tokens, CASE WHEN ok THEN 0 END::BIGINT AS audio_tokens,
     CASE WHEN ok THEN 0 END::BIGINT AS image_tokens, NULL::INTEGER AS searches, NULL::INTEGER AS tool_calls,
-    CASE WHEN ok AND p = 'anthropic' THEN 'standard' END AS service_tier, NULL::FLOAT AS usage_error, CASE WHEN ok THEN 'reported' ELSE 'none' END AS usage_source,
+    CASE WHEN ok AND p = 'anthropic' THEN 'standard' END AS service_tier, NULL::FLOAT AS usage_error,
+    CASE WHEN ok THEN 'reported' ELSE 'none' END AS usage_source,
     CASE WHEN ok THEN CASE p
         WHEN 'openai' THEN '{{"prompt_tokens":' || tin || ',"completion_tokens":' || tout || ',"total_tokens":'
             || (tin + tout) || ',"prompt_tokens_details":{{"cached_tokens":' || hit
@@ -109,7 +110,8 @@ SELECT
     END END AS usage_raw,
     CASE WHEN ok THEN ((tin - hit) * (150000 + 100000 * m) + hit * (15000 + 10000 * m) + tout * (600000 + 400000 * m))
         ::DECIMAL(18, 0) * 0.000000000001 END::DECIMAL(18, 12) AS cost_usd,
-    NULL::DECIMAL(18, 12) AS fees_usd, NULL::VARCHAR AS stated_cost_source, NULL::DECIMAL(18, 12) AS stated_cost_usd, NULL::DECIMAL(18, 12) AS bound_usd, NULL::DECIMAL(18, 12) AS saved_usd,
+    NULL::DECIMAL(18, 12) AS fees_usd, NULL::VARCHAR AS stated_cost_source,
+    NULL::DECIMAL(18, 12) AS stated_cost_usd, NULL::DECIMAL(18, 12) AS bound_usd, NULL::DECIMAL(18, 12) AS saved_usd,
     '2026-11-20' AS price_version, (200 + h % 9000)::INTEGER AS latency_ms, (150 + h2 % 900)::INTEGER AS ttfb_ms,
     (60 + h3 % 300)::INTEGER AS overhead_us, (300 + tin * 4 + h % 100)::BIGINT AS request_bytes,
     (500 + tout * CASE WHEN streamed THEN 200 ELSE 5 END + h2 % 100)::BIGINT AS response_bytes,
