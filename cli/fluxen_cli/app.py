@@ -7,7 +7,21 @@ from collections.abc import Sequence
 import typer
 
 from fluxen.errors import FluxenError
-from fluxen_cli import config, doctor, health, init, ledger, output, reload, report, selftest, serve, sql, validate
+from fluxen_cli import (
+    config,
+    cost,
+    doctor,
+    health,
+    init,
+    ledger,
+    output,
+    reload,
+    report,
+    selftest,
+    serve,
+    sql,
+    validate,
+)
 from fluxen_cli import run as running
 from fluxen_cli.demo import command as demo
 from fluxen_cli.keys import command as keys
@@ -35,6 +49,7 @@ def build() -> typer.Typer:
     app.command("demo")(demo.command)
     app.command("run", context_settings=running.CONTEXT)(running.command)
     app.add_typer(report.build(), name="report")
+    app.add_typer(cost.build(), name="cost")
     app.command("sql")(sql.command)
     app.add_typer(ledger.build(), name="ledger")
     app.add_typer(keys.build(), name="keys")
