@@ -23,7 +23,10 @@ from fluxen.providers.answer import Billing, Leg, Modalities, Part, Usage
 from fluxen.providers.dialect import Dialect, dialects
 from fluxen.providers.openai import GEMINI_CHAT, GEMINI_EMBEDDINGS
 
-__all__ = ["HEAD", "TAIL", "Leg", "Modalities", "Reading", "Usage", "read_answer", "read_clipped", "read_stream"]
+__all__ = [
+    "HEAD", "TAIL", "Leg", "Modalities", "Reading", "Usage", "billing", "read_answer", "read_clipped", "read_stream",
+    "tells_input_first",
+]  # fmt: skip
 
 HEAD: Final = 8192  # bytes kept of the beginning of a stream
 TAIL: Final = 16384  # bytes kept of its end
@@ -41,13 +44,14 @@ _ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _ANTHROPIC_DOORS: Final = ("/v1/messages", "/v1/messages/count_tokens")
 _OPENAI_DOORS: Final = ("/v1/chat/completions", "/v1/responses", "/v1/embeddings", GEMINI_CHAT, GEMINI_EMBEDDINGS)
 
-Source = Literal["reported", "partial", "unknown", "none"]
+Source = Literal["reported", "estimated", "partial", "unknown", "none"]
 
 
 class Reading(msgspec.Struct, gc=False):
     """`usage` is None unless something was reported; `source` says how far to trust it.
 
     reported  the provider's final count          partial  a count of one side, or one before the end
+    estimated counted here; never by these functions
     unknown   it cost something, nobody said how much   none  nothing to bill: refused, or free of charge
 
     `legs` (usually none) are parts of `usage` that have a price of their own. `raw` is the provider's usage object, at
@@ -116,6 +120,17 @@ def read_stream(dialect: str, endpoint: str, status: int, head: bytes, tail: byt
             if began.opening:
                 return _reading(spoken, endpoint, part, complete or part.finish is not None, began.usage)
     return _reading(spoken, endpoint, part, final=complete or part.finish is not None)
+
+
+def billing(dialect: str, endpoint: str) -> Billing:
+    """How an endpoint is billed, as Dialect.billing."""
+    return _spoken(dialect, endpoint)[1]
+
+
+def tells_input_first(dialect: str, endpoint: str) -> bool:
+    """As Dialect.tells_input_first, of the protocol spoken at that endpoint."""
+    spoken, _ = _spoken(dialect, endpoint)
+    return spoken.tells_input_first(endpoint)
 
 
 @functools.lru_cache(maxsize=1024)  # endpoints are templates: there are fewer

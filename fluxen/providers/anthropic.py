@@ -130,6 +130,9 @@ class Anthropic:
         kind = _TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
         return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message, "code": code}})
 
+    def tells_input_first(self, endpoint: str) -> bool:
+        return endpoint == "/v1/messages"
+
     def billing(self, endpoint: str) -> Billing:
         return _BILLING.get(endpoint, "free")
 

@@ -44,6 +44,9 @@ class Dialect(Protocol):
     @property
     def landmarks(self) -> tuple[bytes, ...]: ...
 
+    def tells_input_first(self, endpoint: str) -> bool:
+        """Whether a stream that breaks off has told the input's count by then: in its first event, or in each."""
+
     def billing(self, endpoint: str) -> Billing:
         """`tokens`: billed by reported tokens; `other`: costs money, not read here; `free`: costs nothing."""
 

@@ -182,6 +182,9 @@ class Gemini:
         details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": code.upper(), "domain": "fluxen"}]
         return msgspec.json.encode({"error": {"code": status, "message": message, "status": name, "details": details}})
 
+    def tells_input_first(self, endpoint: str) -> bool:
+        return endpoint.rpartition(":")[2] in _GENERATES
+
     def billing(self, endpoint: str) -> Billing:
         _, colon, method = endpoint.rpartition(":")
         if colon:

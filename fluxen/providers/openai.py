@@ -208,6 +208,9 @@ class OpenAI:
         kind = _TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
         return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
+    def tells_input_first(self, _endpoint: str) -> bool:
+        return False
+
     def billing(self, endpoint: str) -> Billing:
         return "tokens" if endpoint in _TOKENS else "other" if endpoint in _OTHER else "free"
 
