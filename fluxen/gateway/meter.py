@@ -146,7 +146,10 @@ def meter_for(content_type: bytes, encoding: bytes | None) -> Meter | None:
 class Meter:
     """Collects the copy. `failed` is set when the answer could not be decoded."""
 
-    __slots__ = ("_decoder", "_first", "_first_size", "_last", "_last_size", "_limit", "_total", "failed", "streamed")
+    __slots__ = (
+        "_decoder", "_dropped", "_first", "_first_size", "_last", "_last_size", "_limit", "_total", "failed",
+        "streamed",
+    )  # fmt: skip
 
     def __init__(self, streamed: bool, encoding: bytes | None) -> None:
         self.streamed = streamed
@@ -156,6 +159,7 @@ class Meter:
         self._first_size = 0
         self._last: deque[bytes] | None = None
         self._last_size = 0
+        self._dropped = 0
         self._total = 0
         self._decoder: Decoder | None = None
         if encoding is not None:
@@ -194,11 +198,24 @@ class Meter:
             last = self._last = deque()
             data = data[room:]
         if len(data) > TAIL:
+            self._dropped += len(data) - TAIL
             data = data[-TAIL:]
         last.append(data)
-        self._last_size += len(data)
-        while self._last_size - len(last[0]) >= TAIL:
-            self._last_size -= len(last.popleft())
+        size = self._last_size + len(data)
+        while (left := size - len(last[0])) >= TAIL:
+            self._dropped += size - left
+            size = left
+            last.popleft()
+        self._last_size = size
+
+    def keep_more(self, limit: int) -> None:
+        """Keep a longer head of a stream: its text will have to be counted. Before its first byte."""
+        self._limit = limit
+
+    @property
+    def total(self) -> int:
+        """The decoded bytes of the answer that came."""
+        return self._first_size + self._last_size + self._dropped
 
     @property
     def clipped(self) -> bool:
@@ -206,13 +223,20 @@ class Meter:
         return not self.streamed and self._last is not None
 
     def head(self) -> bytes:
-        """The first bytes: of an unstreamed answer up to WHOLE, of a stream up to HEAD."""
+        """The first bytes: of an unstreamed answer up to WHOLE, of a stream up to HEAD, or as keep_more said."""
         first = self._first
         return first[0] if len(first) == 1 else b"".join(first)
 
     def tail(self) -> bytes:
         """The last TAIL bytes of what came after the head."""
         return b"".join(self._last)[-TAIL:] if self._last else b""
+
+    def ends(self) -> tuple[bytes, bytes]:
+        """The first HEAD and the last TAIL bytes of a stream, however much more is kept."""
+        head, tail = self.head(), self.tail()
+        if len(head) > HEAD:
+            head, tail = head[:HEAD], (head[HEAD:] + tail)[-TAIL:]
+        return head, tail
 
     def ended(self) -> bool:
         """Whether a stream has said its last word, OpenAI's `[DONE]`. openai-python closes the connection when it reads

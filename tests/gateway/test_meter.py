@@ -168,20 +168,22 @@ def test_bombs_are_bounded(name: str) -> None:
     assert most < 24 * 1024 * 1024
 
 
-@given(st.lists(st.integers(0, 3000), max_size=60), st.booleans())
-def test_head_and_tail(sizes: list[int], streamed: bool) -> None:
+@given(st.lists(st.integers(0, 20_000), max_size=60), st.booleans(), st.sampled_from([HEAD, 5 * HEAD]))
+def test_head_and_tail(sizes: list[int], streamed: bool, kept: int) -> None:
     """The first and the last bytes, neither doubled nor with a gap that should not be."""
     copy = Meter(streamed, None)
-    copy._limit = HEAD  # so that a small answer is a large one
+    copy.keep_more(kept)  # so that a small answer is a large one
     rng = random.Random(len(sizes))
     data = b""
     for size in sizes:
         piece = rng.randbytes(size)
         data += piece
         copy.add(piece)
-    assert copy.head() == data[:HEAD]
-    assert copy.tail() == data[HEAD:][-TAIL:]
-    assert copy.clipped == (not streamed and len(data) > HEAD)
+    assert copy.head() == data[:kept]
+    assert copy.tail() == data[kept:][-TAIL:]
+    assert copy.clipped == (not streamed and len(data) > kept)
+    assert copy.ends() == (data[:HEAD], data[HEAD:][-TAIL:])
+    assert copy.total == len(data)
 
 
 def test_a_long_stream_keeps_little() -> None:
