@@ -86,6 +86,9 @@ class Credential(Section):
     api_key: ProviderKey = Field(description="the provider's key")
 
 
+StreamUsage = Literal["exact", "as_sent"]
+
+
 class Upstream(Section):
     request_path: Mount = Field(
         default="",
@@ -120,6 +123,9 @@ class Upstream(Section):
     )
     ca_file: FilePath | None = Field(
         default=None, description="PEM file of certificate authorities to trust instead of the system's"
+    )
+    stream_usage: StreamUsage | None = Field(
+        default=None, description="exact or as_sent, for this upstream alone; default: stream_usage of the top level"
     )
 
 
@@ -203,6 +209,10 @@ class Config(Section):
         description="ledger and other data; relative to the file; FLUXEN_DATA_DIR wins; default: $XDG_DATA_HOME/fluxen",
     )
     server: Server = Server()
+    stream_usage: StreamUsage = Field(
+        default="exact",
+        description="streams of OpenAI's chat under /v1/…: exact has the provider report their usage, see streams.md",
+    )
     upstreams: Upstreams = Upstreams()
     api_keys: ApiKeys | None = Field(
         default=None, description="who may call; with neither it nor a keys.json: open mode, loopback only"

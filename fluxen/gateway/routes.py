@@ -69,6 +69,8 @@ class Upstream:
     connect_seconds: float
     first_byte_ticks: int
     idle_ticks: int
+    exact: bool
+    """Whether it is asked for the usage of streams whose client does not ask, on unified routes."""
 
     def path(self, rest: bytes, unified: bool) -> bytes:
         """The upstream's path of a request path from which the mount is taken off."""

@@ -134,6 +134,7 @@ def _upstream(
         connect_seconds=limits.connect,
         first_byte_ticks=ticks(limits.first_byte),
         idle_ticks=ticks(limits.idle),
+        exact=(section.stream_usage or config.stream_usage) == "exact",
     )
 
 
