@@ -1,0 +1,82 @@
+"""How many tokens a request and its answer had, where no provider says so: an estimate, and how good it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from fluxen.analyzer.answers import Answer, read_said
+from fluxen.analyzer.families import Family, family_of
+from fluxen.analyzer.overheads import prompt_tokens
+from fluxen.analyzer.texts import read_prompt
+from fluxen.analyzer.tokens import tokenizer
+
+__all__ = ["Answer", "Estimate", "estimate", "estimate_prompt"]
+
+_ROUGH_INPUT = 0.6  # half the 95 % band of a prompt of which only the length is known
+_NOT_TEXT = {"embeddings", "rerank", "moderations"}
+
+
+class Estimate(msgspec.Struct, frozen=True, gc=False):
+    """`reasoning` is a part of `output`. The errors are half the 95 % band as a part of the count: `error` of input and
+    output together (the ledger's `usage_error`), `input_error` and `output_error` of each alone. `family` names the
+    row of the table in docs/estimates.md that they come from."""
+
+    input: int
+    output: int
+    reasoning: int
+    error: float
+    input_error: float
+    output_error: float
+    family: str
+
+
+def estimate(
+    dialect: str, endpoint: str, model: str | None, request: bytes | int | None, answer: Answer | None
+) -> Estimate:
+    """Tokens of a request's body (or of one of which only the length in bytes is known; None: it had none) and of its
+    answer (None: nothing was generated). `model` is the one that answered, else the one that was asked for.
+
+    Never raises, whatever the bytes. Takes about 1 ms per 2 KB of text, and 0.15 s more the first time: not for an
+    event loop. A large text is sampled, an answer with a gap is extrapolated; both widen the band.
+    """
+    asked = read_prompt(request) if isinstance(request, bytes) else None
+    family = family_of(model or (asked.model if asked is not None else None), dialect)
+    count = tokenizer(family.encoding).estimate
+    if asked is not None:
+        before, before_error = prompt_tokens(family, asked, count)
+    else:
+        size = len(request) if isinstance(request, bytes) else request or 0
+        before, before_error = math.ceil(size / family.bytes_per_token), _ROUGH_INPUT if size else 0.0
+    after, reasoning, after_error = 0, 0, 0.0
+    if answer is not None and not endpoint.endswith(tuple(_NOT_TEXT)):
+        after, reasoning, after_error = _answered(family, answer, count)
+    whole = before + after
+    error = (before * before_error + after * after_error) / whole if whole else 0.0
+    return Estimate(before, after, reasoning, error, before_error, after_error, family.name)
+
+
+def _answered(family: Family, answer: Answer, count: Callable[[str], tuple[int, float]]) -> tuple[int, int, float]:
+    """(tokens, of them reasoning, error)."""
+    said = read_said(answer)
+    error = family.output_error
+    tokens: dict[str, float] = {}
+    for kind in ("text", "reasoning", "call"):
+        tokens[kind] = 0.0
+        for text in said.of(kind):
+            counted, sampled = count(text)
+            tokens[kind] += counted * family.factor
+            error = max(error, sampled)
+    total = sum(tokens.values())
+    if answer.gap and said.covered:
+        share = answer.length / said.covered
+        total, tokens["reasoning"] = total * share, tokens["reasoning"] * share
+        error = max(error, 0.25)
+    return round(total), round(tokens["reasoning"]), error
+
+
+def estimate_prompt(model: str | None, request: bytes, dialect: str = "openai", endpoint: str = "") -> Estimate:
+    """The same for a request that was not sent."""
+    return estimate(dialect, endpoint, model, request, None)
