@@ -26,18 +26,19 @@ _DEPTH: Final = 32
 class Answer(msgspec.Struct, gc=False):
     """An answer's body as far as it was kept, content coding removed: its first bytes and, after a gap, its last.
 
-    `length` is that of all that was relayed, 0 where `head` + `tail` are that. `streamed`: events, not one JSON object.
+    `total` is the bytes of all that was relayed, 0 where `head` + `tail` are that. `streamed`: events, not one JSON
+    object.
     """
 
     head: bytes
     tail: bytes = b""
-    length: int = 0
+    total: int = 0
     streamed: bool = False
 
     @property
     def gap(self) -> int:
         """Bytes that were relayed and not kept."""
-        return max(self.length - len(self.head) - len(self.tail), 0)
+        return max(self.total - len(self.head) - len(self.tail), 0)
 
 
 class Said(msgspec.Struct):

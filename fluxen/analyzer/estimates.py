@@ -11,9 +11,10 @@ from fluxen.analyzer.answers import Answer, read_said
 from fluxen.analyzer.families import Family, family_of
 from fluxen.analyzer.overheads import prompt_tokens
 from fluxen.analyzer.texts import read_prompt
+from fluxen.analyzer.ranks import ENCODINGS, packed_ranks
 from fluxen.analyzer.tokens import tokenizer
 
-__all__ = ["Answer", "Estimate", "estimate", "estimate_prompt"]
+__all__ = ["Answer", "Estimate", "estimate", "estimate_prompt", "hold", "warm"]
 
 _ROUGH_INPUT = 0.6  # half the 95 % band of a prompt of which only the length is known
 _NOT_TEXT = {"embeddings", "rerank", "moderations"}
@@ -71,10 +72,24 @@ def _answered(family: Family, answer: Answer, count: Callable[[str], tuple[int, 
             error = max(error, sampled)
     total = sum(tokens.values())
     if answer.gap and said.covered:
-        share = answer.length / said.covered
+        share = answer.total / said.covered
         total, tokens["reasoning"] = total * share, tokens["reasoning"] * share
         error = max(error, 0.25)
     return round(total), round(tokens["reasoning"]), error
+
+
+def warm(dialect: str, model: str | None) -> None:
+    """Read what the first estimate for this model needs: 0.1 s that it then doesn't take."""
+    tokenizer(family_of(model, dialect).encoding).count("warm")
+
+
+def hold() -> None:
+    """Import and read into memory all that will ever be needed from the installation: nothing is built yet."""
+    import regex  # noqa: F401 - imported for later
+    import tiktoken  # noqa: F401 - imported for later
+
+    for encoding in ENCODINGS:
+        packed_ranks(encoding)
 
 
 def estimate_prompt(model: str | None, request: bytes, dialect: str = "openai", endpoint: str = "") -> Estimate:

@@ -6,6 +6,7 @@ must have the SHA-256 that stands here.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from importlib import resources
 from itertools import accumulate, pairwise
@@ -15,6 +16,7 @@ import msgspec
 import zstandard
 
 Encoding = Literal["o200k_base", "cl100k_base"]
+ENCODINGS: Final[tuple[Encoding, ...]] = ("o200k_base", "cl100k_base")
 
 _SHA256: Final[dict[Encoding, str]] = {
     "o200k_base": "265174f79a39ff552ccc5c59bce1c2eccb92828131bbc47378e7600e9c3e0b8d",
@@ -43,12 +45,17 @@ class _Header(msgspec.Struct):
     sha256: str
 
 
+@functools.cache
+def packed_ranks(encoding: Encoding) -> bytes:
+    """The file as it is shipped, read once in a process."""
+    return resources.files(__package__).joinpath("ranks", f"{encoding}.zst").read_bytes()
+
+
 def load_ranks(encoding: Encoding) -> Ranks:
     """Read, unpacked and checked anew at each call: some 40 ms of CPU for o200k_base. Raises ValueError when the
     installation is damaged."""
-    packed = resources.files(__package__).joinpath("ranks", f"{encoding}.zst").read_bytes()
     try:
-        raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_LIMIT)
+        raw = zstandard.ZstdDecompressor().decompress(packed_ranks(encoding), max_output_size=_LIMIT)
     except zstandard.ZstdError as error:
         raise ValueError(f"the ranks of {encoding} can't be unpacked: {error}") from None
     if hashlib.sha256(raw).hexdigest() != _SHA256[encoding]:
