@@ -10,8 +10,8 @@ import msgspec
 from fluxen.analyzer.answers import Answer, read_said
 from fluxen.analyzer.families import Family, family_of
 from fluxen.analyzer.overheads import prompt_tokens
-from fluxen.analyzer.texts import read_prompt
 from fluxen.analyzer.ranks import ENCODINGS, packed_ranks
+from fluxen.analyzer.texts import read_prompt
 from fluxen.analyzer.tokens import tokenizer
 
 __all__ = ["Answer", "Estimate", "estimate", "estimate_prompt", "hold", "warm"]
