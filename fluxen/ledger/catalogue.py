@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from fluxen.ledger.adjusted import adjusted
 from fluxen.ledger.engine import connect
 from fluxen.ledger.journal import no_checkpoint, sync_folder
-from fluxen.ledger.manifest import DATA, Manifest
-from fluxen.ledger.schema import empty, from_parquet, literal
+from fluxen.ledger.manifest import ADJUSTMENTS, DATA, REQUESTS, Kind, Manifest
+from fluxen.ledger.owner import hand_over
+from fluxen.ledger.parquet import SHAPES
+from fluxen.ledger.schema import literal
 
 NAME = "fluxen.duckdb"
 TEMPORARY = "tmp"
@@ -29,28 +32,33 @@ def build(folder: Path, manifest: Manifest, checkpoint: Callable[[str], None] = 
     aside.parent.mkdir(exist_ok=True)
     for stale in (aside, _log(aside)):
         stale.unlink(missing_ok=True)
-    files = [
-        (str(folder / DATA / file.name), file.schema) for file in sorted(manifest.files, key=lambda file: file.min)
-    ]
+    requests, adjustments = (_source(folder, manifest, kind) for kind in (REQUESTS, ADJUSTMENTS))
+    costs = adjusted(requests, adjustments) if manifest.of(ADJUSTMENTS) else requests
     with connect(threads=1) as connection:
         connection.execute(
             f"ATTACH {literal(str(aside))} AS catalogue (STORAGE_VERSION {literal(STORAGE_VERSION)}, BLOCK_SIZE 16384)"
         )
-        connection.execute(f"CREATE VIEW catalogue.requests AS {from_parquet(files) if files else empty()}")
+        connection.execute(f"CREATE VIEW catalogue.requests AS {costs}")
+        connection.execute(f"CREATE VIEW catalogue.adjustments AS {adjustments}")
         connection.execute(
             "CREATE VIEW catalogue.ledger_commit AS SELECT "
             f"make_timestamp({manifest.committed}) AS committed, {manifest.generation}::BIGINT AS generation, "
-            f"{sum(file.rows for file in manifest.files)}::BIGINT AS rows"
+            f"{sum(file.rows for file in manifest.of(REQUESTS))}::BIGINT AS rows"
         )
         connection.execute("DETACH catalogue")
     _log(aside).unlink(missing_ok=True)
     aside.chmod(0o440)
+    hand_over(aside, folder)
     checkpoint("views built")
     _log(target).unlink(missing_ok=True)  # of a tool that opened an older one for writing
     aside.rename(target)
     checkpoint("views renamed")
     sync_folder(folder)
     return target
+
+
+def _source(folder: Path, manifest: Manifest, kind: Kind) -> str:
+    return SHAPES[kind].source([(str(folder / DATA / file.name), file.schema) for file in manifest.of(kind)])
 
 
 def _log(path: Path) -> Path:

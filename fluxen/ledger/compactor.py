@@ -4,7 +4,7 @@ A step holds the flock of `ledger.lock`, so there is never more than one, and go
 any two of them leaves either the old state or the new one, plus files that nobody refers to and the next step removes:
 
     ingest    sealed segments → Parquet files, one commit: adds the files, marks the segments consumed
-    merge     files of one day and size → one of the next size; a day that is over → one file (several, each of
+    merge     files of one day, kind and size → one of the next size; a day that is over → one file (several, each of
               up to half a million rows, when it was that busy); one commit each
     retain    days older than the retention leave the ledger, one commit
     publish   fluxen.duckdb of the new state
@@ -31,7 +31,8 @@ from fluxen.ledger import manifest as manifests
 from fluxen.ledger.catalogue import TEMPORARY
 from fluxen.ledger.engine import connect
 from fluxen.ledger.journal import FOLDER, no_checkpoint, parse_name, sync_folder
-from fluxen.ledger.manifest import DATA, DataFile, Gone, Manifest
+from fluxen.ledger.manifest import ADJUSTMENTS, DATA, DataFile, Gone, Kind, Manifest
+from fluxen.ledger.owner import hand_over
 from fluxen.ledger.parquet import ParquetWriter
 from fluxen.ledger.schema import check
 from fluxen.ledger.sealed import harvest
@@ -87,7 +88,10 @@ class Compactor:
         self._clock = clock
         self._checkpoint = checkpoint
         for part in (FOLDER, DATA, QUARANTINE, TEMPORARY):
-            (self.folder / part).mkdir(parents=True, exist_ok=True, mode=0o750)
+            made = self.folder / part
+            if not made.is_dir():
+                made.mkdir(parents=True, exist_ok=True, mode=0o750)
+                hand_over(made, self.folder)
         self._published: int | None = None  # generation of fluxen.duckdb, as far as this compactor knows
         self._connection = connect(threads=1, memory=MEMORY, spill=self.folder / TEMPORARY / "spill")
 
@@ -137,10 +141,12 @@ class Compactor:
             if not found.segments:
                 return Step(generation=manifest.generation)
             rows: list[bytes] = []
+            adjustments: list[bytes] = []
             lost = 0
             for sealed in found.segments:
                 segment = sealed.read()
                 rows += segment.ends
+                adjustments += segment.adjustments
                 if sealed.dead:
                     rows += segment.lost
                     lost += len(segment.lost)
@@ -152,6 +158,8 @@ class Compactor:
             manifest.generation += 1
             if rows:
                 manifest.files += self._writer(now).rows(rows, manifest.generation)
+            if adjustments:
+                manifest.files += self._writer(now).rows(adjustments, manifest.generation, ADJUSTMENTS)
             manifest.consumed += [Gone(sealed.name, now) for sealed in found.segments]
             self._commit(manifest)
             return Step(
@@ -175,10 +183,10 @@ class Compactor:
         """Files to be merged next, or None."""
         now = self._clock()
         today = _day(now).isoformat()
-        days: dict[str, list[DataFile]] = {}
+        days: dict[tuple[str, Kind], list[DataFile]] = {}
         for file in manifest.files:
-            days.setdefault(file.day, []).append(file)
-        for day, files in sorted(days.items()):
+            days.setdefault((file.day, file.kind), []).append(file)
+        for (day, _), files in sorted(days.items()):
             newest = max((file.added for file in files if file.level == 0), default=0)
             settled = day < today and newest <= now - int(SETTLE_SECONDS * 1e6)
             if (whole_days or settled) and (group := _fitting(files, self.merged_rows)):
@@ -230,6 +238,7 @@ def exclusive(folder: Path, wait: float = 0.0) -> Iterator[bool]:
     """Hold the ledger's one lock against other compactors; False when it was not free within `wait` seconds."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
+        hand_over(descriptor, folder)
         yield _locked(descriptor, wait)
     finally:
         os.close(descriptor)

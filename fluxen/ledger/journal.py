@@ -97,6 +97,20 @@ def probe(folder: Path) -> None:
             ) from error
 
 
+def header(node: str, worker: int, **more: tuple[str, ...]) -> bytes:
+    """The first line of a segment. `more`: the fields of other lines than begins and ends."""
+    said = {
+        "fluxen": FORMAT,
+        "schema": SCHEMA,
+        "node": node,
+        "worker": worker,
+        "pid": os.getpid(),
+        "begin": BEGIN_FIELDS,
+        "end": END_FIELDS,
+    }
+    return _encoder.encode(said | more) + b"\n"
+
+
 def no_checkpoint(name: str) -> None:
     """Where a test may stop or kill the process; in production nothing happens there."""
 
@@ -259,7 +273,7 @@ class Journal:
         name = segment_name(self.stream, self._number)
         hidden = self.folder / f".{name}"
         carried = b"".join((*self._unsaid.values(), *self.open_requests.values()))
-        content = self._header() + carried
+        content = header(self.node, self.worker) + carried
         descriptor = -1
         try:
             descriptor = os.open(hidden, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
@@ -287,22 +301,6 @@ class Journal:
         if old >= 0:
             self._closer.take(old)
         self._checkpoint("rotated")
-
-    def _header(self) -> bytes:
-        return (
-            _encoder.encode(
-                {
-                    "fluxen": FORMAT,
-                    "schema": SCHEMA,
-                    "node": self.node,
-                    "worker": self.worker,
-                    "pid": os.getpid(),
-                    "begin": BEGIN_FIELDS,
-                    "end": END_FIELDS,
-                }
-            )
-            + b"\n"
-        )
 
 
 class _Closer:

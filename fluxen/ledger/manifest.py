@@ -9,18 +9,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from fluxen.errors import LedgerError
 from fluxen.ledger.journal import no_checkpoint, sync_folder
+from fluxen.ledger.owner import hand_over
 
 FORMAT = 1
 NAME = "MANIFEST.json"
 DATA = "data"
 
+Kind = Literal["requests", "adjustments"]
+REQUESTS: Kind = "requests"
+ADJUSTMENTS: Kind = "adjustments"
 
-class DataFile(msgspec.Struct, frozen=True):
+
+class DataFile(msgspec.Struct, frozen=True, omit_defaults=True):
     """One immutable Parquet file of one UTC day. `min` and `max` are the first and last `ts` in it, microseconds."""
 
     name: str
@@ -33,6 +39,8 @@ class DataFile(msgspec.Struct, frozen=True):
     schema: int
     added: int
     """When it was committed, microseconds."""
+    kind: Kind = REQUESTS
+    """What its rows are."""
 
 
 class Gone(msgspec.Struct, frozen=True):
@@ -59,6 +67,10 @@ class Manifest(msgspec.Struct):
     """Requests the writers confessed not to have written at all, ever."""
     quarantined: int = 0
     """Invalid journal lines set aside, ever."""
+
+    def of(self, kind: Kind) -> list[DataFile]:
+        """The files of one kind, in order of time."""
+        return sorted((file for file in self.files if file.kind == kind), key=lambda file: file.min)
 
 
 class _Format(msgspec.Struct):
@@ -87,6 +99,7 @@ def commit(folder: Path, manifest: Manifest, checkpoint: Callable[[str], None] =
     hidden = folder / f".{NAME}"
     descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
     with os.fdopen(descriptor, "wb") as file:
+        hand_over(descriptor, folder)
         file.write(msgspec.json.encode(manifest))
         file.flush()
         os.fsync(descriptor)

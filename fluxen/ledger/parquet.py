@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from fluxen.errors import LedgerError
 from fluxen.ledger import schema
 from fluxen.ledger.engine import Connection, line_file
 from fluxen.ledger.journal import no_checkpoint, sync_folder
-from fluxen.ledger.manifest import DATA, DataFile
-from fluxen.ledger.schema import COLUMNS, END_FIELDS, SCHEMA, from_lines, from_parquet, literal
+from fluxen.ledger.manifest import ADJUSTMENTS, DATA, REQUESTS, DataFile, Kind
+from fluxen.ledger.owner import hand_over
+from fluxen.ledger.schema import SCHEMA, Column, Migration, from_lines, from_parquet, literal
 
 FRESH_LEVEL, MERGED_LEVEL = 3, 9
 """zstd levels: of files that are merged soon, and of merged ones (a tenth smaller for 2 µs more a row)."""
 _FIRST_MERGED = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One kind of file: its columns, the fields of the journal lines it is made of, and a letter of its name."""
+
+    columns: Sequence[Column]
+    fields: Sequence[str]
+    migrations: Sequence[Migration]
+    letter: str
+
+    def source(self, files: Sequence[tuple[str, int]]) -> str:
+        """A SELECT over files of this kind (absolute path, schema version)."""
+        return from_parquet(files, self.migrations, self.columns)
+
+
+SHAPES: Mapping[Kind, Shape] = MappingProxyType(
+    {
+        REQUESTS: Shape(schema.COLUMNS, schema.END_FIELDS, schema.MIGRATIONS, "L"),
+        ADJUSTMENTS: Shape(schema.ADJUSTMENTS, schema.ADJUSTMENT_FIELDS, (), "A"),
+    }
+)
+
+
 class ParquetWriter:
-    """Writes files of one commit: `<day>-L<level>-<generation>.parquet`, synced, not yet part of the ledger."""
+    """Writes files of one commit: `<day>-L<level>-<generation>.parquet`, synced, not yet part of the ledger.
+
+    Those of adjustments have an A in the place of the L; their day is that of the requests they adjust.
+    """
 
     def __init__(
         self, folder: Path, connection: Connection, now: int, checkpoint: Callable[[str], None] = no_checkpoint
@@ -29,17 +57,18 @@ class ParquetWriter:
         self._now = now
         self._checkpoint = checkpoint
 
-    def rows(self, lines: Iterable[bytes], generation: int) -> list[DataFile]:
-        """Files of level 0 that hold these rows (JSON arrays `[node, worker, …End fields]`)."""
+    def rows(self, lines: Iterable[bytes], generation: int, kind: Kind = REQUESTS) -> list[DataFile]:
+        """Files of level 0 that hold these rows (JSON arrays `[node, worker, …fields]`)."""
+        shape = SHAPES[kind]
         with line_file(lines) as path:
-            select = from_lines(f"({schema.lines(path)})", COLUMNS, END_FIELDS)
+            select = from_lines(f"({schema.lines(path)})", shape.columns, shape.fields)
             self._connection.execute(f"CREATE OR REPLACE TEMP TABLE rows AS {select}")
-        files = self.table("rows", generation)
+        files = self.table("rows", generation, kind=kind)
         self._connection.execute("DROP TABLE rows")
         return files
 
-    def table(self, table: str, generation: int, level: int = 0) -> list[DataFile]:
-        """Files that hold the rows of a DuckDB table with our columns, one per day."""
+    def table(self, table: str, generation: int, level: int = 0, kind: Kind = REQUESTS) -> list[DataFile]:
+        """Files that hold the rows of a DuckDB table with the columns of that kind, one per day."""
         days = self._connection.execute(
             "SELECT ts::DATE::VARCHAR, count(*), epoch_us(min(ts)), epoch_us(max(ts)) "
             f"FROM {table} GROUP BY 1 ORDER BY 1"
@@ -47,16 +76,18 @@ class ParquetWriter:
         files = []
         for day, rows, low, high in days:
             select = f"SELECT * FROM {table} WHERE ts::DATE = {literal(day)}::DATE"
-            files.append(self._write(select, generation, (day, level, rows, low, high)))
+            files.append(self._write(select, generation, kind, (day, level, rows, low, high)))
         sync_folder(self.folder)
         return files
 
     def merge(self, files: Sequence[DataFile], generation: int) -> DataFile:
-        """One file that holds the rows of all of these, which are of one day."""
-        source = from_parquet([(str(self.folder / file.name), file.schema) for file in files])
+        """One file that holds the rows of all of these, which are of one day and kind."""
+        kind = files[0].kind
+        source = SHAPES[kind].source([(str(self.folder / file.name), file.schema) for file in files])
         merged = self._write(
             source,
             generation,
+            kind,
             (
                 files[0].day,
                 max(file.level for file in files) + 1,
@@ -68,9 +99,9 @@ class ParquetWriter:
         sync_folder(self.folder)
         return merged
 
-    def _write(self, select: str, generation: int, about: tuple[str, int, int, int, int]) -> DataFile:
+    def _write(self, select: str, generation: int, kind: Kind, about: tuple[str, int, int, int, int]) -> DataFile:
         day, level, rows, low, high = about
-        name = f"{day}-L{level}-{generation:08d}.parquet"
+        name = f"{day}-{SHAPES[kind].letter}{level}-{generation:08d}.parquet"
         path = self.folder / name
         strength = MERGED_LEVEL if level >= _FIRST_MERGED else FRESH_LEVEL
         answer = self._connection.execute(
@@ -82,9 +113,10 @@ class ParquetWriter:
         self._checkpoint("parquet written")
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            hand_over(descriptor, self.folder)
             os.fsync(descriptor)
             size = os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
         self._checkpoint("parquet synced")
-        return DataFile(name, day, level, rows, low, high, size, SCHEMA, self._now)
+        return DataFile(name, day, level, rows, low, high, size, SCHEMA, self._now, kind)

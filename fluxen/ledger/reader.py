@@ -1,5 +1,8 @@
 """Reading the ledger, with the server up or down: `requests` (finished and lost) and `in_flight` (still open).
 
+What a request cost is what the last of its `adjustments` says, if it has any. They are joined only where there are some
+in the span of time a query is about: without repricing a query costs what it did.
+
 A query runs over a snapshot. DuckDB opens Parquet files only when it runs, so a file may have been merged away by
 then: the WHOLE query is run again on a new snapshot, never a part of it.
 """
@@ -19,18 +22,17 @@ from fluxen.errors import LedgerError, QueryError
 from fluxen.ledger import manifest as manifests
 from fluxen.ledger import schema
 from fluxen.ledger import snapshot as snapshots
+from fluxen.ledger.adjusted import adjusted
 from fluxen.ledger.engine import Connection, connect, line_file
 from fluxen.ledger.journal import no_checkpoint
-from fluxen.ledger.manifest import DATA
+from fluxen.ledger.manifest import ADJUSTMENTS, DATA, REQUESTS, Kind
+from fluxen.ledger.parquet import SHAPES
 from fluxen.ledger.schema import (
     BEGIN_FIELDS,
-    COLUMNS,
-    END_FIELDS,
     IN_FLIGHT,
     Column,
     empty,
     from_lines,
-    from_parquet,
     literal,
     parquet_path,
 )
@@ -99,20 +101,21 @@ class Reader:
         for _ in range(snapshots.ATTEMPTS):
             snapshot = snapshots.take(self.folder, self._checkpoint)
             low, high = _micros(since), _micros(until)
-            files = [
-                (os.path.join(self.folder, DATA, file.name), file.schema)  # noqa: PTH118 - a thousand times faster
-                for file in sorted(snapshot.manifest.files, key=lambda file: file.min)
-                if (low is None or file.max >= low) and (high is None or file.min < high)
-            ]
+            files: dict[Kind, list[tuple[str, int]]] = {REQUESTS: [], ADJUSTMENTS: []}
+            for file in sorted(snapshot.manifest.files, key=lambda file: file.min):
+                if (low is None or file.max >= low) and (high is None or file.min < high):
+                    path = os.path.join(self.folder, DATA, file.name)  # noqa: PTH118 - a thousand times faster
+                    files[file.kind].append((path, file.schema))
+            paths = [path for kind in files.values() for path, _ in kind]
             self._checkpoint("snapshot taken")
             try:
                 with connect(threads=self._threads) as connection:
                     _views(connection, files, snapshot, (low, high))
                     if sandbox:
-                        _lock_up(connection, [path for path, _ in files])
+                        _lock_up(connection, paths)
                     return ask(connection)
             except duckdb.Error as error:
-                if self._vanished(path for path, _ in files):
+                if self._vanished(paths):
                     continue
                 if isinstance(error, (duckdb.IOException, duckdb.InvalidInputException)) and ".parquet" in str(error):
                     raise LedgerError(f"the ledger can't be read: {error}", hint="fluxen ledger verify") from error
@@ -130,18 +133,29 @@ class Reader:
 
 
 def _views(
-    connection: Connection, files: list[tuple[str, int]], snapshot: Snapshot, span: tuple[int | None, int | None]
+    connection: Connection,
+    files: Mapping[Kind, list[tuple[str, int]]],
+    snapshot: Snapshot,
+    span: tuple[int | None, int | None],
 ) -> None:
-    source = from_parquet(files) if files else None
-    if finished := snapshot.ends + snapshot.lost:
-        _view(connection, "tail", finished, COLUMNS, END_FIELDS)
-        source = f"{source} UNION ALL SELECT * FROM tail" if source else "SELECT * FROM tail"
-    within = [
+    within = " AND ".join(
         f"ts {sign} make_timestamp({bound})" for sign, bound in zip((">=", "<"), span, strict=True) if bound is not None
-    ]
-    if source and within:
-        source = f"SELECT * FROM ({source}) WHERE {' AND '.join(within)}"
-    connection.execute(f"CREATE VIEW requests AS {source or empty()}")
+    )
+
+    def source(kind: Kind, lines: list[bytes], tail: str) -> str | None:
+        shape = SHAPES[kind]
+        parts = [shape.source(files[kind])] if files[kind] else []
+        if lines:
+            _view(connection, tail, lines, shape.columns, shape.fields)
+            parts.append(f"SELECT * FROM {tail}")
+        found = " UNION ALL ".join(parts)
+        return f"SELECT * FROM ({found}) WHERE {within}" if found and within else found or None
+
+    requests = source(REQUESTS, snapshot.ends + snapshot.lost, "tail")
+    adjustments = source(ADJUSTMENTS, snapshot.adjustments, "adjustments_tail")
+    costs = adjusted(requests, adjustments) if requests and adjustments else requests
+    connection.execute(f"CREATE VIEW requests AS {costs or empty()}")
+    connection.execute(f"CREATE VIEW adjustments AS {adjustments or empty(schema.ADJUSTMENTS)}")
     if snapshot.in_flight:
         _view(connection, "in_flight", snapshot.in_flight, IN_FLIGHT, BEGIN_FIELDS)
     else:
@@ -173,7 +187,9 @@ def _only_select(sql: str) -> str:
     except ValueError:  # a kind of statement that DuckDB has no Python name for, e.g. CONNECT
         selects = []
     if selects != [True]:
-        raise QueryError("exactly one SELECT is allowed", hint="the views are `requests` and `in_flight`")
+        raise QueryError(
+            "exactly one SELECT is allowed", hint="the views are `requests`, `in_flight` and `adjustments`"
+        )
     return sql
 
 

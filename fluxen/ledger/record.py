@@ -144,6 +144,21 @@ class Loss(msgspec.Struct, array_like=True, tag="x", gc=False):
     requests: Annotated[int, msgspec.Meta(ge=0)]
 
 
+class Adjustment(msgspec.Struct, array_like=True, tag="a", gc=False):
+    """A new cost of a request that has ended: what a repricing found it to be. Its row stays as it was written.
+
+    `ts` is the arrival of that request, so that an adjustment is kept, pruned and dropped with the day of its row.
+    Of several the one that was made last counts. A cost of None says that it is not known.
+    """
+
+    id: Id
+    ts: Micros
+    cost_pico: int | None
+    fees_pico: int | None
+    price_version: str | None
+    made: Micros
+
+
 def scrub(record: Begin | End) -> Begin | End:
     """A copy that can be written as JSON and stored: a lone surrogate becomes `?`, a number beyond 64 bits NULL."""
     clean = {name: _scrubbed(getattr(record, name)) for name in record.__struct_fields__}

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fluxen.errors import LedgerError
-from fluxen.ledger.record import Begin, End
+from fluxen.ledger.record import Adjustment, Begin, End
 
 SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of `requests`. `field` is its name in the journal: money is whole pico-dollars there."""
+    """One column of a view. `field` is its name in the journal: money is whole pico-dollars there."""
 
     name: str
     type: str
@@ -86,6 +86,16 @@ COLUMNS: tuple[Column, ...] = (
     Column("upstream_request_id", "VARCHAR", "the provider's id of the request"),
 )
 
+ADJUSTMENTS: tuple[Column, ...] = (
+    Column("id", "UUID", "the request whose cost this is"),
+    Column("ts", "TIMESTAMP", "arrival of that request"),
+    Column("cost_usd", MONEY, "what it costs by this adjustment; NULL = unknown"),
+    Column("fees_usd", MONEY, "of cost_usd: fees by the call"),
+    Column("price_version", "VARCHAR", "version of the price book that was used"),
+    Column("made", "TIMESTAMP", "when it was made; of several, the last one counts"),
+)
+"""The columns of the view `adjustments`. What they say replaces the columns of the same name in `requests`."""
+
 IN_FLIGHT: tuple[Column, ...] = tuple(
     column for column in COLUMNS if column.field in ("node", "worker", *Begin.__struct_fields__)
 )
@@ -145,14 +155,18 @@ def empty(columns: Sequence[Column] = COLUMNS) -> str:
     return f"SELECT {nulls} WHERE false"
 
 
-def from_parquet(files: Sequence[tuple[str, int]], migrations: Sequence[Migration] = MIGRATIONS) -> str:
+def from_parquet(
+    files: Sequence[tuple[str, int]],
+    migrations: Sequence[Migration] = MIGRATIONS,
+    columns: Sequence[Column] = COLUMNS,
+) -> str:
     """A SELECT of all columns over Parquet files (absolute path, schema version); no files: an empty table."""
-    names = ", ".join(column.name for column in COLUMNS)
+    names = ", ".join(column.name for column in columns)
     versions = sorted({version for _, version in files})
     if versions == [SCHEMA]:
         paths = ", ".join(parquet_path(path) for path, _ in files)
         return f"SELECT {names} FROM read_parquet([{paths}])"
-    parts = [empty()]
+    parts = [empty(columns)]
     for version in versions:
         paths = ", ".join(parquet_path(path) for path, of in files if of == version)
         part = f"SELECT * FROM read_parquet([{paths}], union_by_name = true)"
@@ -172,7 +186,7 @@ def lines(source: str) -> str:
 def from_lines(table: str, columns: Sequence[Column], fields: Sequence[str]) -> str:
     """A SELECT over a table of `lines` that hold `[node, worker, …fields]`.
 
-    `id` and `ts` are known to be valid; any other value that does not fit its type is NULL, as unknown as it is.
+    Ids and times are known to be valid; any other value that does not fit its type is NULL, as unknown as it is.
     """
     place = {name: index for index, name in enumerate(("node", "worker", *fields), start=1)}
     values = ", ".join(f"{_value(column, f'l[{place[column.field]}]')} AS {column.name}" for column in columns)
@@ -182,7 +196,7 @@ def from_lines(table: str, columns: Sequence[Column], fields: Sequence[str]) -> 
 def _value(column: Column, text: str) -> str:
     if column.type == "VARCHAR":
         return text
-    if column.name == "ts":
+    if column.type == "TIMESTAMP":
         return f"make_timestamp({text}::BIGINT)"
     if column.type == MONEY:  # exact: scaled integers, never a float
         return f"TRY_CAST(TRY_CAST({text} AS DECIMAL(18,0)) * 0.000000000001 AS {MONEY})"
@@ -193,3 +207,4 @@ def _value(column: Column, text: str) -> str:
 
 END_FIELDS: tuple[str, ...] = End.__struct_fields__
 BEGIN_FIELDS: tuple[str, ...] = Begin.__struct_fields__
+ADJUSTMENT_FIELDS: tuple[str, ...] = Adjustment.__struct_fields__

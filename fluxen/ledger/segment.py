@@ -12,8 +12,8 @@ import msgspec
 
 from fluxen.errors import LedgerError
 from fluxen.ledger.journal import FORMAT
-from fluxen.ledger.record import Begin, End, Loss
-from fluxen.ledger.schema import BEGIN_FIELDS, END_FIELDS, SCHEMA, check, upgrade
+from fluxen.ledger.record import Adjustment, Begin, End, Loss
+from fluxen.ledger.schema import ADJUSTMENT_FIELDS, BEGIN_FIELDS, END_FIELDS, SCHEMA, check, upgrade
 
 
 class Header(msgspec.Struct):
@@ -26,17 +26,19 @@ class Header(msgspec.Struct):
     begin: tuple[str, ...]
     end: tuple[str, ...]
     pid: int = 0
+    adjust: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class Segment:
-    """What one segment says. `ends` and `begins` are JSON arrays `[node, worker, …fields]` of the current schema."""
+    """What one segment says. Its lines are JSON arrays `[node, worker, …fields]` of the current schema."""
 
     ends: list[bytes] = field(default_factory=list)
     begins: dict[str, bytes] = field(default_factory=dict)
     """Begin lines without an end in this segment, by request id."""
     lost: list[bytes] = field(default_factory=list)
     """Rows (as in `ends`) of the same requests, should their writer turn out to be dead."""
+    adjustments: list[bytes] = field(default_factory=list)
     missing: int = 0
     bad: list[bytes] = field(default_factory=list)
 
@@ -44,7 +46,7 @@ class Segment:
 _BEGIN = b'["b","'
 _encode = msgspec.json.Encoder().encode
 _decode_header = msgspec.json.Decoder(Header).decode
-_decode_line = msgspec.json.Decoder(Begin | End | Loss).decode
+_decode_line = msgspec.json.Decoder(Begin | End | Loss | Adjustment).decode
 _decode_any = msgspec.json.Decoder(list[object]).decode
 
 
@@ -65,6 +67,7 @@ def parse(content: bytes, name: str) -> Segment:
     check(header.schema, name)
 
     current = header.schema == SCHEMA and header.begin == BEGIN_FIELDS and header.end == END_FIELDS
+    current = current and header.adjust in ((), ADJUSTMENT_FIELDS)
     prefix = b"[" + _encode(header.node) + b"," + _encode(header.worker) + b","
     begun: dict[bytes, bytes] = {}
     for line in lines[1:]:
@@ -81,7 +84,9 @@ def parse(content: bytes, name: str) -> Segment:
             continue
         if not current:
             line = _encode(record)
-        if isinstance(record, End):
+        if isinstance(record, Adjustment):
+            segment.adjustments.append(prefix + line[5:])
+        elif isinstance(record, End):
             segment.ends.append(prefix + line[5:])
             begun.pop(record.id.encode(), None)
         else:
@@ -98,10 +103,13 @@ def parse(content: bytes, name: str) -> Segment:
     return segment
 
 
-def _from_other(values: list[object], header: Header) -> Begin | End | Loss:
+def _from_other(values: list[object], header: Header) -> Begin | End | Loss | Adjustment:
     """A line of an older schema (or one with other fields), read by the names its header gives."""
-    names, fields = (header.end, END_FIELDS) if values[:1] == ["e"] else (header.begin, BEGIN_FIELDS)
     if values[:1] == ["x"]:
         return msgspec.convert(values, Loss)
+    if values[:1] == ["a"]:
+        row = dict(zip(header.adjust, values[1:], strict=False))
+        return msgspec.convert(["a", *(row.get(name) for name in ADJUSTMENT_FIELDS)], Adjustment)
+    names, fields = (header.end, END_FIELDS) if values[:1] == ["e"] else (header.begin, BEGIN_FIELDS)
     row = upgrade(dict(zip(names, values[1:], strict=False)), header.schema)
     return msgspec.convert([values[0] if values else None, *(row.get(name) for name in fields)], Begin | End)

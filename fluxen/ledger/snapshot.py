@@ -40,6 +40,7 @@ class Snapshot:
     ends: list[bytes] = field(default_factory=list)
     lost: list[bytes] = field(default_factory=list)
     in_flight: list[bytes] = field(default_factory=list)
+    adjustments: list[bytes] = field(default_factory=list)
     missing: int = 0
     bad: int = 0
     segments: int = 0
@@ -96,6 +97,7 @@ def _take(folder: Path, checkpoint: Callable[[str], None]) -> Snapshot:
                 else:
                     snapshot.in_flight += segment.begins.values()
             snapshot.ends += segment.ends
+            snapshot.adjustments += segment.adjustments
             snapshot.missing += segment.missing
             snapshot.bad += len(segment.bad)
             snapshot.segments += 1

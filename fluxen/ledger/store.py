@@ -51,6 +51,8 @@ class Verification:
     in_flight: int = 0
     segments: int = 0
     """Journal segments that are not in Parquet yet."""
+    adjustments: int = 0
+    """Costs found anew by repricing, all of them."""
     lost: int = 0
     """Rows with error `lost`: their process ended before the outcome was written."""
     missing: int = 0
@@ -256,9 +258,10 @@ def _verify_file(connection: Connection, path: Path, file: DataFile) -> list[str
 def _verify_rows(folder: Path, found: Verification) -> None:
     def ask(connection: Connection) -> list[tuple[str, int]]:
         counted = connection.execute(
-            "SELECT count(*), count(*) FILTER (error = 'lost'), (SELECT count(*) FROM in_flight) FROM requests"
+            "SELECT count(*), count(*) FILTER (error = 'lost'), (SELECT count(*) FROM in_flight), "
+            "(SELECT count(*) FROM adjustments) FROM requests"
         ).fetchone()
-        found.rows, found.lost, found.in_flight = counted or (0, 0, 0)
+        found.rows, found.lost, found.in_flight, found.adjustments = counted or (0, 0, 0, 0)
         return connection.execute(
             "SELECT id::VARCHAR, count(*) FROM requests GROUP BY id HAVING count(*) > 1 ORDER BY 1 LIMIT 10"
         ).fetchall()
