@@ -75,7 +75,7 @@ def parse(content: bytes, name: str) -> Segment:
             begun[line[6:42]] = line  # most have an end: looked at only if not
             continue
         try:
-            record = _decode_line(line) if current else _from_other(_decode_any(line), header)
+            record = _decode_line(line) if current else from_other(_decode_any(line), header)
         except (msgspec.DecodeError, UnicodeDecodeError):
             segment.bad.append(line)
             continue
@@ -103,7 +103,7 @@ def parse(content: bytes, name: str) -> Segment:
     return segment
 
 
-def _from_other(values: list[object], header: Header) -> Begin | End | Loss | Adjustment:
+def from_other(values: list[object], header: Header) -> Begin | End | Loss | Adjustment:
     """A line of an older schema (or one with other fields), read by the names its header gives."""
     if values[:1] == ["x"]:
         return msgspec.convert(values, Loss)
