@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from fluxen.analyzer import fragment, sse
-from fluxen.providers.answer import Billing, Leg, Modalities, Part, Usage
+from fluxen.providers.answer import Billing, Leg, Modalities, Part, Tally, Usage
 from fluxen.providers.dialect import Dialect, dialects
 from fluxen.providers.openai import GEMINI_CHAT, GEMINI_EMBEDDINGS
 
@@ -131,6 +131,14 @@ def tells_input_first(dialect: str, endpoint: str) -> bool:
     """As Dialect.tells_input_first, of the protocol spoken at that endpoint."""
     spoken, _ = _spoken(dialect, endpoint)
     return spoken.tells_input_first(endpoint)
+
+
+def reread(dialect: str, endpoint: str, raw: bytes) -> Tally | None:
+    """A usage object that was kept (`Reading.raw`), understood again. None if it can't be, or nobody speaks that."""
+    if dialect not in dialects():
+        return None
+    spoken, _ = _spoken(dialect, endpoint)
+    return spoken.tally(endpoint, raw)
 
 
 @functools.lru_cache(maxsize=1024)  # endpoints are templates: there are fewer

@@ -103,8 +103,7 @@ def _upstream(
         near = difflib.get_close_matches(name.lower(), catalogue, n=1)
         meant = f" (did you mean '{near[0]}'?)" if near else ""
         raise ConfigError(f"is not a provider Fluxen knows{meant}: it needs a target_url")
-    if known is not None and section.dialect not in (None, known.dialect):
-        known = None  # the name is a provider's, the protocol is not
+    known = provider_of_upstream(name, section.target_url, catalogue, section.dialect)
     dialect = dialects()[section.dialect or (known.dialect if known else "openai")]
     like = known or catalogue[HOME[dialect.name]]
     parts = urlsplit(target)

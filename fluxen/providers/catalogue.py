@@ -70,12 +70,20 @@ def provider_for_model(model: str, catalogue: Mapping[str, Provider]) -> str | N
     return found
 
 
-def provider_of_upstream(name: str, target_url: str | None, catalogue: Mapping[str, Provider]) -> Provider | None:
+def provider_of_upstream(
+    name: str, target_url: str | None, catalogue: Mapping[str, Provider], dialect: str | None = None
+) -> Provider | None:
     """Whose prices and credentials an upstream has: the provider of its name, else the one at its address, else nobody.
 
     The name comes first because a known provider may be reached through a proxy of one's own. A host that isn't known
-    under either is somebody's own server: the models it serves have no list price, whatever they are called.
+    under either is somebody's own server: the models it serves have no list price, whatever they are called. So is one
+    whose `dialect` (what the configuration says of it) is not the provider's.
     """
+    found = _provider_of(name, target_url, catalogue)
+    return None if found is not None and dialect not in (None, found.dialect) else found
+
+
+def _provider_of(name: str, target_url: str | None, catalogue: Mapping[str, Provider]) -> Provider | None:
     if name in catalogue:
         return catalogue[name]
     if target_url is None:
