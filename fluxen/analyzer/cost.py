@@ -2,59 +2,130 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
 from fluxen.analyzer.prices import Price, PriceBook, Rates
 from fluxen.analyzer.usage import Reading
 from fluxen.providers.answer import Modalities, Usage
 
 
-def answer_cost(book: PriceBook, provider: str, reading: Reading, asked: str | None, ts: int) -> int | None:
-    """What an answer cost at `ts` (µs since the epoch); 0 for one that is free, None for one whose cost is not known.
+class Cost(msgspec.Struct, frozen=True, gc=False):
+    """What something costs. `total` pico-dollars, of which `fees` are for calls and requests, not for tokens; both None
+    when something that is billed has no known price. `model`: whose price it is, by its name in the book."""
+
+    total: int | None = None
+    fees: int | None = None
+    model: str | None = None
+
+
+NOTHING: Final = Cost(0, 0)
+UNKNOWN: Final = Cost()
+
+
+def answer_cost(
+    book: PriceBook, provider: str, upstream: str | None, reading: Reading, asked: str | None, ts: int
+) -> Cost:
+    """What an answer cost at `ts` (µs since the epoch): nothing if it is free; no total if that is not known.
 
     The model that answered sets the price, else the one that was asked for. A router's `vendor/model` alone says what
     ran: the name that was asked for must not stand in for it.
     """
     if reading.source == "none":
-        return 0
-    if reading.source != "reported" or reading.usage is None:
-        return None
+        return NOTHING
+    usage = reading.usage
+    if usage is None or reading.source not in ("reported", "estimated"):
+        return UNKNOWN
+    model, tier = reading.model, reading.tier
     price = None
-    if reading.model is not None:
-        price = book.find_at(provider, reading.model, ts)
-    if price is None and asked is not None and (reading.model is None or "/" not in reading.model):
-        price = book.find_at(provider, asked.removeprefix("models/"), ts)
+    if model is not None:
+        price = book.find_at(provider, model, ts, upstream, tier, asked)
+    if price is None and asked is not None and (model is None or "/" not in model):
+        price = book.find_at(provider, asked.removeprefix("models/"), ts, upstream, tier)
     if not reading.legs:
-        return cost_pico(price, reading.usage)
-    cost = 0
+        return price_of(price, usage)
+    tokens = 0
     for leg in reading.legs:
-        own = price if leg.model is None else book.find_at(provider, leg.model, ts)
-        part = cost_pico(own, leg.usage)
+        own = price if leg.model is None else book.find_at(provider, leg.model, ts, upstream, tier)
+        part = None if own is None else _tokens(own, leg.usage)
         if part is None:
-            return None
-        cost += part
-    return cost
+            return UNKNOWN if price is None else Cost(model=price.model)
+        tokens += part
+    return UNKNOWN if price is None else _sum(price, tokens, usage.calls)
+
+
+def cost_of(
+    book: PriceBook, provider: str, upstream: str | None, model: str, usage: Usage, tier: str | None, ts: int
+) -> Cost:
+    """What this usage of a model costs at `ts` (µs since the epoch), in a tier (None: the standard one)."""
+    return price_of(book.find_at(provider, model, ts, upstream, tier), usage)
 
 
 def cost_pico(price: Price | None, usage: Usage) -> int | None:
-    """Tokens times price. None if there is no price for a class that was used, or the counts contradict each other."""
+    """Tokens and calls times price. None if there is no price for what was used, or the counts contradict each
+    other."""
+    return price_of(price, usage).total
+
+
+def price_of(price: Price | None, usage: Usage) -> Cost:
+    """The same, with what it is made of."""
     if price is None:
-        return None
-    rates = price.rates
-    if price.flat and usage.modalities is None:
-        return (
+        return UNKNOWN
+    if price.flat and usage.modalities is None and usage.calls is None:
+        rates = price.rates
+        return Cost(
             usage.input * rates.input  # type: ignore[operator]
             + usage.cache_read * rates.cache_read  # type: ignore[operator]
             + usage.cache_write_5m * rates.cache_write_5m  # type: ignore[operator]
             + usage.cache_write_1h * rates.cache_write_1h  # type: ignore[operator]
-            + usage.output * rates.output  # type: ignore[operator]
+            + usage.output * rates.output,  # type: ignore[operator]
+            0,
+            price.model,
         )
+    return _sum(price, _tokens(price, usage), usage.calls)
+
+
+def _sum(price: Price, tokens: int | None, calls: Mapping[str, int] | None) -> Cost:
+    share = price.share
+    if share is not None and not share[0]:
+        return Cost(0, 0, price.model)  # free, whatever it is that was used
+    fees = _fees(price, calls)
+    if tokens is None or fees is None:
+        return Cost(model=price.model)
+    if share is None:
+        return Cost(tokens + fees, fees, price.model)
+    return Cost(_part(tokens + fees, share), _part(fees, share), price.model)
+
+
+def _part(amount: int, share: tuple[int, int]) -> int:
+    """That part of it, to the nearest pico-dollar: once for the sum, so that nothing adds up."""
+    numerator, denominator = share
+    return (2 * amount * numerator + denominator) // (2 * denominator)
+
+
+def _fees(price: Price, calls: Mapping[str, int] | None) -> int | None:
+    fees = price.fees.get("request", 0)
+    for name, count in (calls or {}).items():
+        if count:
+            fee = price.fees.get(name)
+            if fee is None:
+                return None
+            fees += count * fee
+    return fees
+
+
+def _tokens(price: Price, usage: Usage) -> int | None:
+    rates = price.rates
     total_input = usage.input + usage.cache_read + usage.cache_write_5m + usage.cache_write_1h
     for start, above in price.tiers:
         if total_input > start:
             rates = above
-    return _by_class(rates, usage, price.fees.get("request", 0))
+    return _by_class(rates, usage)
 
 
-def _by_class(rates: Rates, usage: Usage, cost: int) -> int | None:
+def _by_class(rates: Rates, usage: Usage) -> int | None:
     """The general case: what has a rate of its own is taken out of the class it is a part of."""
     fresh, read, output = usage.input, usage.cache_read, usage.output
     priced: list[tuple[int, int | None]] = [
@@ -73,6 +144,7 @@ def _by_class(rates: Rates, usage: Usage, cost: int) -> int | None:
         output -= usage.reasoning
         priced.append((usage.reasoning, rates.reasoning))
     priced += ((fresh, rates.input), (read, rates.cache_read), (output, rates.output))
+    cost = 0
     for tokens, rate in priced:
         if tokens < 0 or (tokens and rate is None):
             return None

@@ -1,16 +1,8 @@
-"""The price book: which price a provider's model had at a time.
+"""The price book: which price a provider's model had at a time, in a tier, at an upstream.
 
-The book is data (`prices.json`, written by packaging/build_prices.py from genai-prices): per provider a list of models
-in order, each with a rule that says which names mean it, and one or more price lists with the time they apply to.
-
-* A model is found in its provider's own list, the first rule that matches; else in the lists of the providers whose
-  models it resells. A provider the book doesn't know has no prices: a self-hosted model is never billed at the price
-  of the service whose name it bears.
-* Of several price lists the last one that applies counts: from a date on, or daily between two times (UTC).
-* A class without a price of its own has the price of the class it is a part of: cached input that of input, one-hour
-  cache writes that of cache writes, reasoning that of output, audio that of text. That is how price lists are meant:
-  no discount named, no discount. Input and output themselves stand in for nothing: without a price they are unknown.
-* Prices may depend on the size of the whole input: above a threshold another rate holds for every token.
+Three layers, the later over the earlier: the file shipped with this version; a newer one in the data folder, put there
+by `fluxen cost prices update`; the `prices` section of the configuration. What the files say: `pricelist`; what one's
+own entries change: `ownprices`.
 
 What is found is remembered until the next moment at which it may change, so a request pays for one dictionary lookup.
 """
@@ -19,240 +11,159 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from importlib import resources
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
 import msgspec
 
+from fluxen.analyzer import pricecheck
+from fluxen.analyzer.ownprices import OwnPrices
+from fluxen.analyzer.pricelist import EPOCH, Price, PriceFile, Rates, Terms
+from fluxen.config.paths import read_file
+from fluxen.config.prices import PriceEntry
+from fluxen.errors import ConfigError
 from fluxen.providers.catalogue import load_catalogue
 
-_DAY: Final = 86_400_000_000  # µs
-_EVER: Final = (-(2**62), 2**62)
+__all__ = ["FILE", "Price", "PriceBook", "Rates", "book_of", "installed", "load_book", "older", "outdated"]
+
+FILE: Final = "prices.json"
+"""In the data folder: a price book that is newer than the shipped one."""
+MAX_BYTES: Final = 16 << 20
 _REMEMBERED: Final = 4096  # names of models that are remembered; beyond, all are forgotten and looked up anew
+_NUMBERED: Final = re.compile(r"([a-z-]+)-(\d+(?:\.\d+)*)\+")
+_NO_PRICES: Final = OwnPrices(())
 
-
-class Rates(msgspec.Struct, frozen=True, gc=False):
-    """Pico-dollars per token of each class; None: unknown (the first five) or the same as text (the others)."""
-
-    input: int | None = None
-    cache_read: int | None = None
-    cache_write_5m: int | None = None
-    cache_write_1h: int | None = None
-    output: int | None = None
-    reasoning: int | None = None
-    input_audio: int | None = None
-    input_image: int | None = None
-    input_video: int | None = None
-    cache_read_audio: int | None = None
-    cache_read_image: int | None = None
-    output_audio: int | None = None
-    output_image: int | None = None
-    output_video: int | None = None
-
-
-class Price(msgspec.Struct, frozen=True, gc=False):
-    """What a model costs. `model` is its name in the book. `tiers`: (input tokens above which, the rates then), rising.
-
-    `fees` are pico-dollars per call: `request`, `web_search`, `storage_search`; only `request` is part of a cost yet.
-    `flat`: one rate each for input, output and cache, nothing else to consider; the common case.
-    """
-
-    model: str
-    rates: Rates
-    tiers: tuple[tuple[int, Rates], ...]
-    fees: Mapping[str, int]
-    flat: bool
-
-
-class _Model(msgspec.Struct, array_like=True, gc=False):
-    id: str
-    match: Any
-    prices: msgspec.Raw
-
-
-class _Provider(msgspec.Struct):
-    fallback: list[str]
-    models: list[_Model]
-
-
-class _File(msgspec.Struct):
-    format: int
-    version: str
-    providers: dict[str, msgspec.Raw]
+_Key = tuple[str, str, str | None, str | None, str | None]
 
 
 class PriceBook:
     """A price book. `version` names its content: the same version, the same prices."""
 
-    __slots__ = ("_memo", "_names", "_opened", "_providers", "version")
+    __slots__ = ("_file", "_memo", "_names", "_own", "own", "version")
 
-    def __init__(self, data: bytes, names: Mapping[str, str | None]) -> None:
-        """`names`: our providers' names in the book, None without prices; others are the same in both."""
-        file = msgspec.json.decode(data, type=_File)
-        if file.format != 1:
-            raise ValueError(f"price book format {file.format} is not known")
-        self.version = file.version
-        self._providers = file.providers
+    def __init__(self, data: bytes | PriceFile, names: Mapping[str, str | None], own: OwnPrices = _NO_PRICES) -> None:
+        """`names`: our providers' names in the book, None without prices; others are the same in both. Raises
+        ValueError for data that is no price book."""
+        self._file = data if isinstance(data, PriceFile) else PriceFile(data)
         self._names = names
-        self._opened: dict[str, _List] = {}
-        self._memo: dict[tuple[str, str], tuple[Price | None, int, int]] = {}
+        self._own = own
+        self.own = bool(own)
+        """Whether the configuration says something of prices."""
+        self.version = f"{self._file.version}+own.{own.digest}" if own else self._file.version
+        self._memo: dict[_Key, tuple[Price | None, int, int]] = {}
 
     @staticmethod
     def shipped() -> PriceBook:
         """The book that came with this version of Fluxen; read on first use."""
         return _shipped()
 
-    def find(self, provider: str, model: str, at: datetime) -> Price | None:
+    def with_own(self, entries: Iterable[PriceEntry]) -> PriceBook:
+        """The same book under one's own prices."""
+        return PriceBook(self._file, self._names, OwnPrices(entries))
+
+    @property
+    def file(self) -> PriceFile:
+        return self._file
+
+    def list_name(self, provider: str) -> str | None:
+        """What the file calls a provider of ours; None: it has no list prices."""
+        return self._names.get(provider, provider)
+
+    def find(self, provider: str, model: str, at: datetime, tier: str | None = None) -> Price | None:
         """The price of a provider's model at a time (UTC if it says nothing else); None: unknown."""
         if at.tzinfo is None:
             at = at.replace(tzinfo=UTC)
-        return self.find_at(provider, model, (at - _EPOCH) // timedelta(microseconds=1))
+        return self.find_at(provider, model, (at - EPOCH) // timedelta(microseconds=1), None, tier)
 
-    def find_at(self, provider: str, model: str, ts: int) -> Price | None:
-        """The same, with the time in microseconds since the epoch, as the ledger has it."""
-        known = self._memo.get((provider, model))
+    def find_at(
+        self,
+        provider: str,
+        model: str,
+        ts: int,
+        upstream: str | None = None,
+        tier: str | None = None,
+        asked: str | None = None,
+    ) -> Price | None:
+        """The same, with the time in microseconds since the epoch, as the ledger has it.
+
+        upstream: its name, for prices that hold there only. tier: the provider's word for how the request was served.
+        asked: the model's name in the request, by which one's own prices may mean it, too."""
+        key = (provider, model, tier, upstream, asked) if self.own else (provider, model, tier, None, None)
+        known = self._memo.get(key)
         if known is None or not known[1] <= ts < known[2]:
-            known = self._look_up(provider, model, ts)
+            known = self._look_up(key, ts)
         return known[0]
 
-    def _look_up(self, provider: str, model: str, ts: int) -> tuple[Price | None, int, int]:
-        found = self._model(self._names.get(provider, provider), model.lower())
-        known = (None, *_EVER) if found is None else _price_at(found, ts)
+    def terms(self, provider: str, model: str, ts: int, tier: str | None = None) -> Terms | None:
+        """What the file says, without one's own prices; None: it doesn't know the model."""
+        name = self._names.get(provider, provider)
+        return self._file.terms(name, model, ts, self._file.tier(name, tier))
+
+    def _look_up(self, key: _Key, ts: int) -> tuple[Price | None, int, int]:
+        provider, model, word, upstream, asked = key
+        name = self._names.get(provider, provider)
+        tier = self._file.tier(name, word)
+        terms = self._file.terms(name, model, ts, tier)
+        own = self._own.apply(terms, (model,) if asked is None else (model, asked), upstream, tier, ts)
+        known = (own.price, own.since, own.until)
         if len(self._memo) >= _REMEMBERED:
             self._memo.clear()
-        self._memo[provider, model] = known
+        self._memo[key] = known
         return known
 
-    def _model(self, provider: str | None, model: str) -> _Model | None:
-        if provider is None or provider not in self._providers:
-            return None
-        own = self._list(provider)
-        # Routers write a date without dashes where price lists have them: gpt-5.2-20251211.
-        for name in dict.fromkeys((model, _COMPACT_DATE.sub(_dashed, model))):
-            for one in (own, *(self._list(other) for other in own.fallback)):
-                found = one.find(name)
-                if found is not None:
-                    return found
-        return None
 
-    def _list(self, provider: str) -> _List:
-        opened = self._opened.get(provider)
-        if opened is None:
-            opened = self._opened[provider] = _List(msgspec.json.decode(self._providers[provider], type=_Provider))
-        return opened
+def load_book(data_dir: Path | None, entries: Iterable[PriceEntry] = ()) -> PriceBook:
+    """The book in force where the data is kept there (None: nowhere) and the configuration says this. Raises
+    ConfigError."""
+    return book_of(None if data_dir is None else installed(data_dir), entries)
 
 
-class _List:
-    """One provider's models. Most rules are plain names: those are a dictionary, the others are tried in order."""
-
-    __slots__ = ("_named", "_ruled", "fallback", "models")
-
-    def __init__(self, provider: _Provider) -> None:
-        self.fallback = provider.fallback
-        self.models = provider.models
-        self._named: dict[str, int] = {}
-        self._ruled: list[int] = []
-        for i, model in enumerate(provider.models):
-            plain = model.match[1:] if model.match[0] == "|" else [model.match]
-            if all(isinstance(rule, str) for rule in plain):
-                for rule in plain:
-                    self._named.setdefault(rule, i)
-            else:
-                self._ruled.append(i)
-
-    def find(self, name: str) -> _Model | None:
-        """The first model, in the list's order, that the name means."""
-        named = self._named.get(name, len(self.models))
-        for i in self._ruled:
-            if i > named:
-                break
-            if _matches(self.models[i].match, name):
-                return self.models[i]
-        return self.models[named] if named < len(self.models) else None
-
-
-def _matches(rule: Any, name: str) -> bool:
-    if isinstance(rule, str):
-        return name == rule
-    kind = rule[0]
-    if kind == "|":
-        return any(_matches(r, name) for r in rule[1:])
-    if kind == "&":
-        return all(_matches(r, name) for r in rule[1:])
-    text: str = rule[1]
-    if kind == "^":
-        return name.startswith(text)
-    if kind == "$":
-        return name.endswith(text)
-    return text in name if kind == "~" else re.search(text, name) is not None
-
-
-_COMPACT_DATE: Final = re.compile(r"-(20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _dashed(found: re.Match[str]) -> str:
+def installed(data_dir: Path) -> bytes | None:
+    """The price book in the data folder, checked; None: there is none. Raises ConfigError for one that can't be
+    used."""
+    path = data_dir / FILE
+    hint = "fluxen cost prices update puts another in its place, with --revert the shipped one is used again"
     try:
-        return f"-{date(int(found[1]), int(found[2]), int(found[3])).isoformat()}"
-    except ValueError:  # 31 February
-        return found[0]
+        raw = read_file(path, MAX_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}", hint=hint) from None
+    if problems := pricecheck.problems(raw):
+        raise ConfigError(f"{path} is no price book that can be used", tuple(problems), hint)
+    return raw
 
 
-# ------------------------------------------------------------------------------------------ price lists
+def book_of(raw: bytes | None, entries: Iterable[PriceEntry] = ()) -> PriceBook:
+    """The book of a checked file; None, or one that is older than the shipped one: the shipped one's."""
+    own = tuple(entries)
+    book = PriceBook.shipped()
+    if raw is not None and outdated(raw) is None:
+        book = PriceBook(raw, book._names)
+    return book.with_own(own) if own else book
 
 
-def _price_at(model: _Model, ts: int) -> tuple[Price, int, int]:
-    """(price, from when it is surely the same, until when)."""
-    lists = msgspec.json.decode(model.prices)
-    chosen = lists[0]
-    since, until = _EVER
-    for entry in lists:
-        active, edges = _applies(entry[0], ts)
-        if active:
-            chosen = entry
-        for edge in edges:
-            if edge <= ts:
-                since = max(since, edge)
-            else:
-                until = min(until, edge)
-    return _price(model.id, chosen[1], chosen[2] if len(chosen) > 2 else {}), since, until
+def outdated(raw: bytes | None) -> str | None:
+    """The version of a price book that is older than the shipped one, and so has to stand back; None: it is not."""
+    if raw is None:
+        return None
+    version = msgspec.json.decode(raw, type=_Version).version
+    return version if older(version, PriceBook.shipped().version) else None
 
 
-def _applies(when: Any, ts: int) -> tuple[bool, tuple[int, ...]]:
-    """Whether a price list applies, and the moments around that time at which the answer may turn."""
-    if when is None:
-        return True, ()
-    if isinstance(when, str):
-        start = (date.fromisoformat(when) - _EPOCH.date()).days * _DAY
-        return ts >= start, (start,)
-    midnight = ts - ts % _DAY
-    start, end = (midnight + (int(t[:2]) * 60 + int(t[3:])) * 60_000_000 for t in when)
-    active = start <= ts < end if start <= end else ts >= start or ts < end
-    return active, tuple(edge + day for edge in (start, end) for day in (-_DAY, 0, _DAY))
+def older(version: str, than: str) -> bool:
+    """Whether a version comes before another. Of books from different sources nobody can tell: then it does not."""
+    ours, theirs = _NUMBERED.match(version), _NUMBERED.match(than)
+    if ours is None or theirs is None or ours[1] != theirs[1]:
+        return False
+    return tuple(map(int, ours[2].split("."))) < tuple(map(int, theirs[2].split(".")))
 
 
-def _price(model: str, tokens: dict[str, Any], fees: dict[str, int]) -> Price:
-    starts = sorted({step[0] for value in tokens.values() if isinstance(value, list) for step in value[1:]})
-    rates = _rates({name: value[0] if isinstance(value, list) else value for name, value in tokens.items()})
-    tiers = tuple((start, _rates({name: _above(value, start) for name, value in tokens.items()})) for start in starts)
-    usual = (rates.input, rates.cache_read, rates.cache_write_5m, rates.cache_write_1h, rates.output)
-    flat = not tiers and None not in usual and rates.reasoning is None and "request" not in fees
-    return Price(model, rates, tiers, fees, flat)
-
-
-def _above(value: Any, start: int) -> int:
-    if not isinstance(value, list):
-        return int(value)
-    return int(next((price for step, price in reversed(value[1:]) if step <= start), value[0]))
-
-
-def _rates(prices: dict[str, int]) -> Rates:
-    fresh = prices.get("input")
-    write = prices.pop("cache_write", fresh)
-    own: dict[str, int | None] = {"cache_read": fresh, "cache_write_5m": write, "cache_write_1h": write, **prices}
-    return Rates(**own)
+class _Version(msgspec.Struct):
+    version: str
 
 
 @functools.cache

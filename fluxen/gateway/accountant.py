@@ -15,8 +15,12 @@ _NOTHING = Reading()
 class Accountant:
     """Fills in what a request used and what it cost. What nobody can know stays None."""
 
-    def __init__(self) -> None:
-        self._book = PriceBook.shipped()
+    def __init__(self, book: PriceBook | None = None) -> None:
+        self._book = PriceBook.shipped() if book is None else book
+
+    def use(self, book: PriceBook) -> None:
+        """Other prices, from the next row on."""
+        self._book = book
 
     @property
     def price_version(self) -> str:
@@ -55,9 +59,14 @@ class Accountant:
             end.reasoning_tokens = usage.reasoning
             end.audio_tokens = usage.audio
             end.image_tokens = usage.image
-        end.cost_pico = answer_cost(
-            self._book, upstream.provider if upstream is not None else "", reading, end.model_asked, end.ts
-        )
+            if usage.calls is not None:
+                end.searches = sum(count for name, count in usage.calls.items() if "search" in name)
+                end.tool_calls = sum(usage.calls.values()) - end.searches
+        name, provider = ("", "") if upstream is None else (upstream.name, upstream.provider)
+        cost = answer_cost(self._book, provider, name, reading, end.model_asked, end.ts)
+        end.cost_pico = cost.total
+        end.fees_pico = cost.fees
+        end.price_version = self._book.version
 
 
 def _read(end: End, meter: Meter | None, complete: bool) -> Reading:

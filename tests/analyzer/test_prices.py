@@ -11,13 +11,14 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from genai_prices import data_snapshot, types
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import ROOT
 
-from fluxen.analyzer.cost import answer_cost, cost_pico
+from fluxen.analyzer.cost import Cost, answer_cost, cost_pico, price_of
 from fluxen.analyzer.prices import Price, PriceBook
 from fluxen.analyzer.usage import Leg, Modalities, Reading, Usage
 
@@ -42,7 +43,15 @@ USAGES = [
         modalities=Modalities(input_audio=700, cache_read_audio=200, output_audio=200),
     ),
     Usage(input=1_000, output=300, image=300, modalities=Modalities(output_image=300)),
+    Usage(input=1_000, output=100, calls={"web_search": 3}),
+    Usage(input=1_000, output=100, calls={"file_search": 2, "web_search": 1}),
 ]
+CONTEXTS: dict[str, dict[str, str]] = {
+    "batch": {"processing": "batch"},
+    "flex": {"service_tier": "flex"},
+    "priority": {"service_tier": "priority"},
+    "fast": {"service_tier": "fast", "speed": "fast"},
+}
 FILE = ROOT / "fluxen" / "analyzer" / "prices.json"
 PROVIDERS = {p.id: p for p in data_snapshot.get_snapshot().providers}
 
@@ -64,6 +73,9 @@ def theirs(usage: Usage) -> types.Usage:
     counts = {name: count for name, count in counts.items() if count}
     if m.input_audio and usage.cache_read:
         counts["cache_audio_read_tokens"] = m.cache_read_audio
+    for ours, name in (("web_search", "web_searches"), ("file_search", "storage_searches")):
+        if count := (usage.calls or {}).get(ours):
+            counts[name] = count
     return types.Usage(**counts)
 
 
@@ -87,7 +99,7 @@ def book() -> PriceBook:
 
 
 def test_every_model_of_every_provider_costs_what_the_source_says(book: PriceBook) -> None:
-    """All ids and samples of all match rules, at four times, for seven usages. Differences must be explained."""
+    """All ids and samples of all match rules, at four times, for nine usages. Differences must be explained."""
     rounded = {(provider, model) for provider, model, _, _ in json.loads(FILE.read_bytes())["rounded"]}
     explained: Counter[str] = Counter()
     compared = 0
@@ -112,6 +124,7 @@ def test_every_model_of_every_provider_costs_what_the_source_says(book: PriceBoo
     assert explained.keys() == {
         "a rule that is not met by a sample of it",
         "no price for input or output: 0 to the source, unknown to us",
+        "no fee for calls of this kind: 0 to the source, unknown to us or published by the provider",
         "rounded to whole pico-dollars per token",
     }
     assert explained["rounded to whole pico-dollars per token"] < 300
@@ -129,6 +142,12 @@ def difference(
         return None
     if cost == wanted:
         return None
+    fees = price.fees if price is not None else {}
+    listed = model.get_prices(at)
+    for name, theirs_name in (("web_search", "web_searches_kcount"), ("file_search", "storage_searches_kcount")):
+        if (usage.calls or {}).get(name) and getattr(listed, theirs_name) is None:
+            assert cost is None or name in fees
+            return "no fee for calls of this kind: 0 to the source, unknown to us or published by the provider"
     if cost is None and lacks_a_price(model, at):
         return "no price for input or output: 0 to the source, unknown to us"
     assert rounded and cost is not None, (provider.id, model.id, at, usage, cost, wanted)
@@ -136,6 +155,82 @@ def difference(
         usage.cache_read + usage.cache_write_5m + usage.cache_write_1h + usage.input + usage.output
     )
     return "rounded to whole pico-dollars per token"
+
+
+def test_every_variant_costs_what_the_source_says(book: PriceBook) -> None:
+    """Batch, flex, priority and fast, of every model that has one there, at moments before and after it began."""
+    compared: Counter[str] = Counter()
+    for provider in PROVIDERS.values():
+        for listed in provider.models:
+            for tier, context in CONTEXTS.items():
+                of_it = [
+                    v
+                    for v in listed.price_variants or ()
+                    if all(context.get(k) == value for k, value in v.when.items())
+                ]
+                if not of_it or provider.find_model(listed.id) is not listed:
+                    continue
+                for at in (NOON, datetime(2026, 10, 13, tzinfo=UTC), datetime(2027, 2, 1, tzinfo=UTC)):
+                    price = book.find(provider.id, listed.id, at, tier)
+                    if not any(v.constraint is None or v.constraint.active(at) for v in of_it):
+                        # Not yet in force there: no price but one by a rule that the provider publishes
+                        assert price is None or provider.id in ("anthropic", "google"), (listed.id, tier, at)
+                        continue
+                    for usage in USAGES[:5]:
+                        wanted = listed.calc_price(
+                            theirs(usage), provider, genai_request_timestamp=at, price_context=context
+                        ).total_price
+                        cost = cost_pico(price, usage)
+                        if lacks_a_price(listed, at):
+                            assert cost is None
+                        else:
+                            assert cost == wanted * 10**12, (provider.id, listed.id, tier, at, usage)
+                        compared[tier] += 1
+    assert compared["batch"] > 1000 and min(compared["flex"], compared["priority"], compared["fast"]) > 200
+
+
+def test_a_tier_without_a_price_is_not_billed_at_the_standard_one(book: PriceBook) -> None:
+    assert book.find("anthropic", "claude-sonnet-4-5", NOON, "priority") is None  # by contract
+    assert book.find("openai", "gpt-5", NOON, "scale") is None
+    assert book.find("gemini", "gemini-2.5-pro", NOON, "PROVISIONED_THROUGHPUT") is None
+    # Found in the list of the provider whose models it resells: its tiers are its own
+    assert book.find("azure", "gpt-5", NOON) is not None and book.find("azure", "gpt-5", NOON, "flex") is None
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "word"),
+    [
+        *(("openai", "gpt-5", word) for word in ("default", "auto", "", "standard", " Default ")),
+        ("anthropic", "claude-sonnet-4-5", "standard"),
+        ("gemini", "gemini-2.5-pro", "ON_DEMAND"),
+        ("groq", "llama-3.3-70b-versatile", "on_demand"),
+        ("groq", "llama-3.3-70b-versatile", "flex"),
+        ("openrouter", "google/gemini-2.5-flash", "provisioned"),
+    ],
+)
+def test_words_for_the_standard_tier(book: PriceBook, provider: str, model: str, word: str) -> None:
+    assert book.find(provider, model, NOON, word) == book.find(provider, model, NOON) is not None
+
+
+def test_a_tier_may_be_a_share_of_the_standard_price(book: PriceBook) -> None:
+    """Gemini's flex, which the source doesn't have for most models: half, as the provider publishes it."""
+    for model in ("gemini-3-flash-preview", "gemini-2.5-pro", "gemini-3.6-flash"):
+        full, half = book.find("gemini", model, NOON), book.find("gemini", model, NOON, "ON_DEMAND_FLEX")
+        assert full is not None and half is not None
+        for usage in USAGES[:5]:
+            assert 2 * (cost_pico(half, usage) or 0) == cost_pico(full, usage)
+
+
+def test_fees_of_calls_are_told_apart(book: PriceBook) -> None:
+    price = book.find("openai", "gpt-5", NOON)
+    tokens = cost_pico(price, Usage(input=10))
+    assert tokens is not None
+    cost = price_of(price, Usage(input=10, calls={"web_search": 2, "file_search": 1}))
+    assert (cost.total, cost.fees) == (tokens + cost.fees, 2 * 10**10 + 25 * 10**8)
+    assert price_of(price, Usage(input=10, calls={"web_search": 0, "unheard_of": 0})).total == tokens
+    assert price_of(price, Usage(input=10, calls={"unheard_of": 1})) == Cost(model="gpt-5")
+    fetched = price_of(book.find("anthropic", "claude-sonnet-4-5", NOON), Usage(calls={"web_fetch": 3}))
+    assert (fetched.total, fetched.fees) == (0, 0)
 
 
 @settings(max_examples=150)
@@ -235,8 +330,8 @@ def test_the_cost_of_an_answer(book: PriceBook) -> None:
     usage = Usage(input=1000, output=100)
 
     def cost(provider: str, model: str | None, asked: str | None, **more: Any) -> int | None:
-        reading = Reading(model=model, usage=usage, **{"source": "reported", **more})
-        return answer_cost(book, provider, reading, asked, now)
+        reading = Reading(model=model, **{"source": "reported", "usage": usage, **more})
+        return answer_cost(book, provider, None, reading, asked, now).total
 
     gpt = cost_pico(book.find("openai", "gpt-4o", NOON), usage)
     assert gpt is not None and gpt > 0
@@ -249,6 +344,9 @@ def test_the_cost_of_an_answer(book: PriceBook) -> None:
     assert cost("openai", None, None) is None
     for source in ("partial", "unknown"):
         assert cost("openai", "gpt-4o", None, source=source) is None
+    assert cost("openai", "gpt-4o", None, source="estimated") == gpt
+    assert cost("openai", "gpt-4o", None, tier="priority") not in (None, gpt)
+    assert cost("openai", "gpt-4o", "gpt-4o", tier="unheard-of") is None
     assert cost("openai", "gpt-4o", None, source="none") == 0
 
     opus, sonnet = "claude-opus-4-8", "claude-sonnet-4-5"
@@ -256,6 +354,9 @@ def test_the_cost_of_an_answer(book: PriceBook) -> None:
     each = [cost_pico(book.find("anthropic", model, NOON), usage) for model in (sonnet, opus)]
     assert cost("anthropic", sonnet, None, legs=legs) == sum(c or 0 for c in each)
     assert cost("anthropic", sonnet, None, legs=(*legs, Leg("unheard-of", usage))) is None
+    # Calls are the answer's, not a leg's
+    searched = msgspec.structs.replace(usage, calls={"web_search": 1})
+    assert cost("anthropic", sonnet, None, legs=legs, usage=searched) == sum(c or 0 for c in each) + 10**10
 
 
 def test_the_memory_of_names_is_bounded() -> None:

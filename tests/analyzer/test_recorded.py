@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from datetime import UTC, datetime
-from decimal import Decimal
 
+from analyzer.differences import agrees, why
 from analyzer.recorded import Recorded
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,18 +19,6 @@ OURS = ("openai", "anthropic", "gemini")
 CLASSES = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output", "reasoning")
 OF_WHICH = ("input_audio", "cache_read_audio", "output_audio", "output_image")
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
-
-# Rows whose cost may differ from the expected file's, by id, with the reason. None is known.
-COST_EXCEPTIONS: dict[str, str] = {}
-# The same for the other providers.
-OTHER_EXCEPTIONS = {
-    "test_openai_model_cerebras_provider_qwen_3_coder.yaml": (
-        "the source lists the model without a price and counts that as 0; to us it is unknown"
-    ),
-    "test_openrouter_cache_instructions_gemini_real_api.yaml": (
-        "$1/12 per million cache writes is no whole number of pico-dollars per token: rounded in the book"
-    ),
-}
 
 
 def tokens(usage: Usage) -> dict[str, int]:
@@ -90,13 +78,13 @@ def test_the_raw_usage_is_kept_and_is_json(recorded: list[Recorded]) -> None:
 
 def test_cost_to_the_pico_dollar(recorded: list[Recorded]) -> None:
     book, at = PriceBook.shipped(), int(NOON.timestamp() * 1e6)
-    differs = {}
+    differs = set()
     for r in ours(recorded):
-        cost = answer_cost(book, r.provider, r.read(), r.exchange["model_requested"], at)
-        wanted = r.expected["cost_usd"]
-        if cost != (None if wanted is None else int(Decimal(wanted) * 10**12)):
-            differs[r.id] = (cost, wanted)
-    assert differs.keys() == COST_EXCEPTIONS.keys(), differs
+        cost = answer_cost(book, r.provider, None, r.read(), r.exchange["model_requested"], at).total
+        if not agrees(cost, r.expected):
+            assert why(r.id) is not None, (r.id, cost, r.expected["cost_usd"])
+            differs.add(r.id)
+    assert len(differs) == 4
 
 
 def test_other_providers_of_the_same_dialects(recorded: list[Recorded]) -> None:
@@ -111,16 +99,15 @@ def test_other_providers_of_the_same_dialects(recorded: list[Recorded]) -> None:
         if reading.source != "reported" or r.endpoint.endswith("{other}"):
             continue
         assert reading.usage is not None
-        cost = answer_cost(book, r.expected["price_provider"] or "", reading, r.exchange["model_requested"], at)
-        wanted = r.expected["cost_usd"]
+        provider, asked = r.expected["price_provider"] or "", r.exchange["model_requested"]
+        cost = answer_cost(book, provider, None, reading, asked, at).total
         right[r.provider] += 1
         if tokens(reading.usage) != r.expected["tokens"]:
             wrong[r.id] = "tokens"
-        elif cost != (None if wanted is None else int(Decimal(wanted) * 10**12)):
+        elif not agrees(cost, r.expected):
             wrong[r.id] = "cost"
-    assert {id.rpartition("/")[2].partition("#")[0]: why for id, why in wrong.items()} == dict.fromkeys(
-        OTHER_EXCEPTIONS, "cost"
-    )
+    assert {id for id in wrong if why(id) is None} == set()
+    assert "tokens" not in wrong.values()
     assert right.total() >= 250
     assert {"groq", "mistral", "openrouter", "deepseek", "together", "cerebras"} <= right.keys()
 

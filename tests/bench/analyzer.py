@@ -120,12 +120,12 @@ def cases() -> dict[str, Callable[[], object]]:
         "endpoint template": lambda: openai.endpoint(chat),
         "provider of a model": lambda: provider_for_model("gpt-4.1-mini", catalogue),
         f"chat answer, {len(CHAT)} B: read": lambda: read_answer("openai", chat, 200, CHAT),
-        "chat answer: cost": lambda: answer_cost(book, "openai", reading, "gpt-4.1", NOW),
+        "chat answer: cost": lambda: answer_cost(book, "openai", None, reading, "gpt-4.1", NOW),
         f"chat answer, {len(CHAT)} B: read + cost": lambda: answer_cost(
-            book, "openai", read_answer("openai", chat, 200, CHAT), "gpt-4.1", NOW
+            book, "openai", None, read_answer("openai", chat, 200, CHAT), "gpt-4.1", NOW
         ),
         f"message, {len(MESSAGE)} B: read + cost": lambda: answer_cost(
-            book, "anthropic", read_answer("anthropic", "/v1/messages", 200, MESSAGE), None, NOW
+            book, "anthropic", None, read_answer("anthropic", "/v1/messages", 200, MESSAGE), None, NOW
         ),
         "chat stream 16 KB, usage": streamed("openai", chat, chat_stream(16_000, True)),
         "chat stream 16 KB, no usage, usage:null in each event": streamed("openai", chat, chat_stream(16_000, False)),

@@ -203,7 +203,8 @@ def test_a_cost_is_the_calculators_at_the_rows_own_time(journey: Journey) -> Non
                 reading = read(exchange, row)
                 provider = provider_of_upstream(row["upstream"], None, catalogue)
                 asked = exchange["model_requested"]
-                pico = answer_cost(book, provider.name if provider else "", reading, asked, micros(row["ts"]))
+                name = provider.name if provider else ""
+                pico = answer_cost(book, name, row["upstream"], reading, asked, micros(row["ts"])).total
                 assert row["cost_usd"] == (None if pico is None else Decimal(pico).scaleb(-12)), id
                 if expected["provider"] in OURS and row["upstream"] == mount_of(expected["provider"]).upstream:
                     assert (pico is None) == (expected["cost_usd"] is None), id
