@@ -13,6 +13,7 @@ from fluxen.gateway.form import Form
 from fluxen.gateway.intake import Intake
 from fluxen.gateway.peek import Peek, peek
 from fluxen.gateway.routes import NoRoute, Upstream
+from fluxen.gateway.spliced import Splice, splice_of
 from fluxen.gateway.upstream import AnswerSink, UpstreamConnection
 from fluxen.ledger.record import Begin, End
 
@@ -20,7 +21,7 @@ from fluxen.ledger.record import Begin, End
 class Dispatch(Intake, AnswerSink):
     """How one request is sent on."""
 
-    __slots__ = ("_begin", "_finished", "_form", "_refused")
+    __slots__ = ("_begin", "_finished", "_form", "_refused", "_splice")
 
     _begin: Begin | None
     """What the ledger is told before the request is sent."""
@@ -30,6 +31,8 @@ class Dispatch(Intake, AnswerSink):
     """Reads a body that is passed on, where it matters what it says."""
     _refused: list[Credential] | None
     """What the provider would not take."""
+    _splice: Splice | None
+    """Asks for the usage of a stream whose client does not."""
 
     @abstractmethod
     def refuse(
@@ -68,14 +71,16 @@ class Dispatch(Intake, AnswerSink):
         model = route.model
         stream: bool | None = True if route.streams else None
         body = self._body
+        whole = b""
+        if body and opening.held:
+            whole = body[0] if len(body) == 1 else b"".join(body)
         if seen is None and opening.strict is not None:
-            judged = opening.judge(b"".join(body or ()))
+            judged = opening.judge(whole)
             if isinstance(judged, Fault):
                 self.refuse(*judged)
                 return
             seen = judged
-        elif body and opening.held:
-            whole = body[0] if len(body) == 1 else b"".join(body)
+        elif whole:
             seen = peek(whole, opening.content_encoding, opening.snapshot.max_body)
         if seen is not None:
             model = model or seen.model
@@ -99,6 +104,8 @@ class Dispatch(Intake, AnswerSink):
             self.refuse(*forward)
             return
         self._forward = forward
+        if stream and upstream.exact and route.upstream is None:
+            self._splice = splice_of(opening, upstream, whole, self._worker.unasked)
         self._begin = self._begun(model, stream)
         self._worker.commit(self)
 
@@ -118,11 +125,12 @@ class Dispatch(Intake, AnswerSink):
             connection.release()
             return
         self._connection = connection
-        opening, body = self._opening, self._body
-        if forward.after is None:
-            head = forward.before
-        else:
-            head = b"%b%d%b" % (forward.before, self._length if self._length >= 0 else self._body_size, forward.after)
+        opening, body, splice = self._opening, self._body, self._splice
+        length = self._length if self._length >= 0 else self._body_size
+        sink: AnswerSink = self
+        if splice is not None and body is not None:
+            sink, forward, body, length = splice.sent(self, connection, forward, body, length)
+        head = forward.before if forward.after is None else b"%b%d%b" % (forward.before, length, forward.after)
         if not opening.held and body is not None and self._length:
             body, self._body = [self._framed(piece) for piece in body], None
             if self._length < 0 and self._t_complete:
@@ -130,7 +138,7 @@ class Dispatch(Intake, AnswerSink):
         if not self._t_sent:
             self._t_sent = time.perf_counter()
         connection.start(
-            self, [head, *body] if body else [head], opening.is_head, not self._t_complete,
+            sink, [head, *body] if body else [head], opening.is_head, not self._t_complete,
             upstream.first_byte_ticks, upstream.idle_ticks,
         )  # fmt: skip
         if not opening.held:
@@ -165,6 +173,15 @@ class Dispatch(Intake, AnswerSink):
         """The body of an answer that has ended says so. Whether the request goes on with another."""
         self._connection = None
         return self._goes_on(401)
+
+    def repeat(self) -> bool:
+        """An answer that has ended is not for the client. Whether the request is sent once more."""
+        upstream = self._upstream
+        if self._finished or upstream is None or not self._repeatable:
+            return False
+        self._connection = None
+        self._connect(upstream, fresh=False)
+        return True
 
     def unreachable(self, reason: str, timeout: bool) -> None:
         """No connection could be made."""

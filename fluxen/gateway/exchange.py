@@ -30,6 +30,7 @@ from fluxen.gateway.meter import Meter, meter_for
 from fluxen.gateway.opening import LABEL, Opening
 from fluxen.gateway.own import answer_own
 from fluxen.gateway.reply import CONTINUE, reply
+from fluxen.gateway.spliced import Splice
 from fluxen.gateway.withheld import withheld
 from fluxen.ledger.record import Begin, End, new_id
 
@@ -68,6 +69,7 @@ class Exchange(Dispatch):
         self._keep = opening.head.keep_alive
         self._upstream_request_id = None
         self._refused: list[Credential] | None = None  # what the provider would not take
+        self._splice: Splice | None = None  # asks for a usage that the client does not ask for
 
     # --- the request
 
@@ -206,7 +208,7 @@ class Exchange(Dispatch):
             if self._goes_on(status):
                 return b"", None, False
             if status == 400 and (aside := withheld(self, self._opening, self._upstream, self._connection)) is not None:
-                return aside.takes(head, until_eof)
+                return aside.takes(status, head, until_eof, http10=self._opening.head.http10)
         request = self._opening
         self._t_answer = time.perf_counter()
         self._status = status

@@ -44,14 +44,16 @@ GUESSABLE: Final = 32  # characters of a key: fewer may be a word that somebody 
 class Forward:
     """A head for one upstream: the bytes before and behind the body's length. `after` is None where it has none.
 
-    credential: the provider's key in it; None where it has none of Fluxen's."""
+    credential: the provider's key in it; None where it has none of Fluxen's. plain: the same head, asking for an answer
+    without Content-Encoding, once somebody needed it."""
 
-    __slots__ = ("after", "before", "credential")
+    __slots__ = ("after", "before", "credential", "plain")
 
     def __init__(self, before: bytes, after: bytes | None, credential: Credential | None) -> None:
         self.before = before
         self.after = after
         self.credential = credential
+        self.plain: Forward | None = None
 
 
 class Opening:

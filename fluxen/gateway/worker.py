@@ -32,6 +32,7 @@ from fluxen.gateway.pool import Origin, Pool
 from fluxen.gateway.request_log import RequestLog
 from fluxen.gateway.secrets import secrets_of
 from fluxen.gateway.snapshot import Snapshot
+from fluxen.gateway.spliced import Unasked
 from fluxen.gateway.timers import TimerWheel
 from fluxen.gateway.tls import TlsConnection
 from fluxen.gateway.update import Update
@@ -85,6 +86,7 @@ class Worker:
         self.refused: dict[str, int] = {}
         self.warden = Warden()
         self.parking = Parking(self.tell, self.notice)
+        self.unasked = Unasked(self.notice)
         self.request_log = RequestLog(self.log) if self.log.requests else None
         self.answered = [0] * 10
         """Rows by the class of their status (200 to 299: 2)."""
@@ -115,6 +117,7 @@ class Worker:
         self._origins = {upstream.origin for upstream in snapshot.upstreams}
         self.snapshot, self.openings = snapshot, Openings(snapshot, HeaderKinds())
         self.parking.retain(snapshot.upstreams)
+        self.unasked = Unasked(self.notice)
         for origin in [*self._pools]:
             if origin not in self._origins or (origin.scheme == "https" and origin.ca_file in update.stores):
                 self._pools.pop(origin).retire()

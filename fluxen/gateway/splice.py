@@ -1,0 +1,81 @@
+"""One name more in the body of a request, and nothing else: the stream is asked for its usage. Bytes in, values out.
+
+A body is only touched where it can be read in one way: one JSON object in UTF-8, no name at its top twice, and none
+that a careless parser might take for `stream_options` or `stream`. All others go on as they came.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from fluxen.gateway.kin import NAMES, folded
+
+ASKED: Final = b',"stream_options":{"include_usage":true}'
+ENDPOINTS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+"""Those of OpenAI whose streams tell their usage only when asked."""
+_FOLDED: Final = {folded("stream_options"): "", folded("stream"): "stream"}
+"""Names that matter, folded, and the one spelling that is allowed."""
+_SHORT: Final = 64  # characters of a name that is worth remembering
+_ENCODINGS: Final = re.compile(rb"\r\naccept-encoding:[^\r]*", re.IGNORECASE)
+
+
+class _Name(str):
+    """A name as msgspec hands it to us: each time it comes, also the second."""
+
+    __slots__ = ()
+
+
+class _Unclear(Exception):
+    """The body goes on as it is."""
+
+
+_Object = dict[_Name, msgspec.Raw]
+
+
+def behind(text: bytes) -> int | None:
+    """How many bytes of a body are behind the place for ASKED; None: it has no such place."""
+    seen: set[str] = set()
+
+    def see(_type: type, name: str) -> _Name:
+        meant = _meant(name) if len(name) <= _SHORT else _meant.__wrapped__(name)
+        if name in seen or len(seen) >= NAMES or not meant:
+            raise _Unclear
+        seen.add(name)
+        return _Name(name)
+
+    try:
+        if not text.isascii():
+            text.decode()  # somebody who reads invalid UTF-8 may find quotes elsewhere than we do
+        msgspec.json.Decoder(_Object, dec_hook=see).decode(text)
+    except (_Unclear, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return len(text) - text.rindex(b"}") if seen else None
+
+
+def spliced(pieces: Sequence[bytes], left: int) -> list[bytes]:
+    """The pieces of a body with ASKED in it. left: what `behind` says of them together."""
+    result = list(pieces)
+    for at in range(len(result) - 1, -1, -1):
+        piece = result[at]
+        if len(piece) >= left:
+            cut = len(piece) - left
+            result[at : at + 1] = piece[:cut], ASKED, piece[cut:]
+            break
+        left -= len(piece)
+    return result
+
+
+def plain(before: bytes, after: bytes) -> tuple[bytes, bytes]:
+    """A request's head, in two parts around the body's length, that asks for an answer without Content-Encoding."""
+    return _ENCODINGS.sub(b"", before), b"\r\nAccept-Encoding: identity" + _ENCODINGS.sub(b"", after)
+
+
+@functools.lru_cache(maxsize=1024)
+def _meant(name: str) -> bool:
+    """Whether a name is what it seems to be."""
+    return _FOLDED.get(folded(name), name) == name
