@@ -55,6 +55,22 @@ def written_certificate(file: Path, env: Mapping[str, str]) -> Path | None:
         raise ConfigError(f"{file}: server.tls.cert_file: {error}", hint=hint) from None
 
 
+def written_upstreams(file: Path, env: Mapping[str, str]) -> dict[str, tuple[str | None, str | None]]:
+    """`target_url` and `dialect` of each of its upstreams, as far as they can be told: who serves and bills it."""
+    section = _read(file, "upstreams", "mend it, or name another with --config").get("upstreams")
+    found: dict[str, tuple[str | None, str | None]] = {}
+    for name, fields in section.items() if isinstance(section, dict) else ():
+        if not isinstance(fields, dict):
+            continue
+        target, dialect = fields.get("target_url"), fields.get("dialect")
+        try:
+            url = substitute(target, env) if isinstance(target, str) else None
+        except ValueError:  # of a variable that this shell has not
+            url = None
+        found[str(name)] = url, dialect if isinstance(dialect, str) else None
+    return found
+
+
 def _read(file: Path, wanted: str, hint: str) -> dict[str, object]:
     """The top of the file; empty when it is no mapping."""
     try:
