@@ -27,6 +27,7 @@ from fluxen.config.model import (
     Upstream,
     Upstreams,
 )
+from fluxen.config.prices import PriceEntry
 from fluxen.config.schema import FILE, made_of
 from fluxen.config.values import Address
 
@@ -53,6 +54,7 @@ SECTIONS: dict[str, tuple[type[BaseModel], str]] = {
     "one static key": (StaticKey, "api_keys.static[]."),
     "one jwt issuer": (JwtKey, "api_keys.jwt[]."),
     "claims": (Claims, "api_keys.jwt[].claims."),
+    "one price": (PriceEntry, "prices[]."),
     "admin": (Admin, "admin."),
     "ledger": (LedgerSettings, "ledger."),
     "log": (LogSettings, "log."),
@@ -88,7 +90,7 @@ def table(model: type[BaseModel], prefix: str) -> Iterator[str]:
     yield "| key | default | meaning |\n|---|---|---|\n"
     for name, field in model.model_fields.items():
         inner = [part for part in _parts(field.annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
-        if inner and inner[0] not in (StaticKey, JwtKey, Credential):
+        if inner and inner[0] not in (StaticKey, JwtKey, Credential, PriceEntry):
             meaning = field.description or "a section, see below"
             yield f"| `{prefix}{name}` | – | {meaning} |\n"
             continue

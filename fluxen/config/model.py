@@ -12,7 +12,8 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import ConfigDict, Field, StrictBool, StrictInt, StringConstraints, field_validator, model_validator
 
 from fluxen.config.access import ApiKeys, Glob
-from fluxen.config.section import NAME, Milliseconds, Section, no_default
+from fluxen.config.prices import PriceEntry
+from fluxen.config.section import NAME, Milliseconds, Section, no_default, or_null
 from fluxen.config.values import Address, BindAddress, FilePath, Mount, Network, ProviderKey, Size, TargetUrl
 
 DEFAULT_CONNECT_MS = 10_000
@@ -217,9 +218,19 @@ class Config(Section):
     api_keys: ApiKeys | None = Field(
         default=None, description="who may call; with neither it nor a keys.json: open mode, loopback only"
     )
+    prices: tuple[PriceEntry, ...] = Field(
+        default=(),
+        json_schema_extra=or_null,
+        description="what models cost where the shipped price list says nothing, or not what you pay; a list, see below",
+    )
     admin: Admin | None = None
     ledger: LedgerSettings = LedgerSettings()
     log: LogSettings = LogSettings()
+
+    @field_validator("prices", mode="before")
+    @classmethod
+    def _no_prices(cls, value: object) -> object:
+        return () if value is None else value
 
     @field_validator("api_keys", mode="before")
     @classmethod
