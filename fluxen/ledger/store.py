@@ -105,6 +105,16 @@ def compact(
         compactor.close()
 
 
+def take_in(folder: Path) -> None:
+    """Take in every sealed segment, unless another compactor is at it; its next step does the same."""
+    compactor = Compactor(_existing(folder))
+    try:
+        while compactor.step().more:
+            pass
+    finally:
+        compactor.close()
+
+
 def export(
     folder: Path,
     target: Path,

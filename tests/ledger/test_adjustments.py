@@ -24,7 +24,7 @@ from fluxen.errors import LedgerError, QueryError
 from fluxen.ledger import manifest as manifests
 from fluxen.ledger import schema, store
 from fluxen.ledger.adjuster import WORKER, adjusting
-from fluxen.ledger.compactor import MERGE_FILES, Compactor
+from fluxen.ledger.compactor import MERGE_FILES, Compactor, exclusive
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.manifest import ADJUSTMENTS
 from fluxen.ledger.reader import Reader
@@ -214,6 +214,17 @@ def test_many_small_files_of_a_day_are_merged_apart_from_the_rows(tmp_path: Path
     compactor.close()
     assert [file.level for file in manifests.load(tmp_path).of(ADJUSTMENTS)] == [1]
     assert rows(tmp_path) == expected(ends, made)
+
+
+def test_they_are_taken_in_at_once_unless_somebody_else_does_it(tmp_path: Path) -> None:
+    ends = recorded(tmp_path, 3)
+    adjust(tmp_path, [adjustment(ends[0], 1)])
+    with exclusive(tmp_path) as ours:
+        assert ours
+        store.take_in(tmp_path)
+    assert manifests.load(tmp_path).files == []
+    store.take_in(tmp_path)
+    assert {file.kind: file.rows for file in manifests.load(tmp_path).files} == {"requests": 3, "adjustments": 1}
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:

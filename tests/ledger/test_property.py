@@ -1,7 +1,8 @@
-"""Any order of begin, end, rotate, kill, compact and read: nothing lost, nothing doubled, nothing in two states."""
+"""Any order of begin, end, rotate, adjust, kill, compact and read: nothing lost, doubled or in two states."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,14 +16,18 @@ from ledger.test_reader import LOOKS, during
 from ledger.writers import Writers
 
 from fluxen.ledger import store
+from fluxen.ledger.adjuster import adjusting
 from fluxen.ledger.compactor import Compactor
 from fluxen.ledger.journal import segment_name
 from fluxen.ledger.reader import Reader
+from fluxen.ledger.record import Adjustment
 from fluxen.ledger.snapshot import list_journal, streams
 
 SELECT = (
-    "SELECT id::VARCHAR, coalesce(error, 'finished') FROM requests UNION ALL SELECT id::VARCHAR, 'open' FROM in_flight"
+    "SELECT id::VARCHAR, coalesce(error, 'finished'), (cost_usd * 1000000000000)::BIGINT FROM requests "
+    "UNION ALL SELECT id::VARCHAR, 'open', NULL FROM in_flight"
 )
+ADJUSTER_POINTS = ("adjustments created", "adjustments written", "adjustments renamed")
 
 
 class Killed(BaseException):
@@ -38,6 +43,8 @@ class Ledger(RuleBasedStateMachine):
         self.names: list[str] = []
         self.open: dict[str, str] = {}  # request → writer
         self.state: dict[str, str] = {}  # request → finished, lost or open
+        self.costs: dict[str, int] = {}  # request → what the adjustment made last says
+        self.adjusted = 0
         self.compactor: Compactor | None = None
         self.born = 0
         for _ in range(2):
@@ -120,6 +127,39 @@ class Ledger(RuleBasedStateMachine):
             pass
         victim.close()
 
+    @precondition(lambda self: "finished" in self.state.values())
+    @rule(number=st.integers(1, 6), point=st.sampled_from((None, *ADJUSTER_POINTS)), segment=st.integers(1, 2))
+    def adjust(self, number: int, point: str | None, segment: int) -> None:
+        """New costs, one or more to a segment; whoever writes them may be killed at its second one."""
+        finished = [request for request, state in self.state.items() if state == "finished"]
+        left = [2 if point else 0]
+
+        def checkpoint(here: str) -> None:
+            left[0] -= here == point
+            if here == point and left[0] == 0:
+                raise Killed
+
+        names = [finished[(self.adjusted + place) % len(finished)] for place in range(min(number, len(finished)))]
+        seen = {row[0] for row in Reader(self.folder).query("SELECT epoch_us(made) FROM adjustments").rows}
+        made = {}
+        with (
+            contextlib.suppress(Killed),
+            adjusting(self.folder, "command", segment_bytes=segment * 100, checkpoint=checkpoint) as adjuster,
+        ):
+            for name in names:
+                self.adjusted += 1
+                made[self.adjusted] = name
+                at = int(name.replace("-", "")[:12], 16) * 1000
+                adjuster.add(Adjustment(name, at, self.adjusted, None, None, made=self.adjusted))
+            adjuster.publish()
+        now = {row[0] for row in Reader(self.folder).query("SELECT epoch_us(made) FROM adjustments").rows}
+        assert seen <= now
+        assert now - seen <= made.keys()
+        if point is None:
+            assert now - seen == made.keys()
+        for number in sorted(now - seen):
+            self.costs[made[number]] = number
+
     @rule()
     def read(self) -> None:
         self.check(Reader(self.folder))
@@ -130,8 +170,10 @@ class Ledger(RuleBasedStateMachine):
 
     def check(self, reader: Reader) -> None:
         found = reader.query(SELECT).rows
-        assert len(found) == len(dict(found))  # type: ignore[arg-type]
-        assert dict(found) == self.state  # type: ignore[arg-type]
+        states = {str(name): state for name, state, _ in found}
+        assert len(found) == len(states)
+        assert states == self.state
+        assert {str(name): cost for name, _, cost in found if cost is not None} == self.costs
 
     def teardown(self) -> None:
         try:
@@ -144,6 +186,7 @@ class Ledger(RuleBasedStateMachine):
             found = store.verify(self.folder)
             assert found.ok, found.problems
             assert (found.rows, found.segments) == (len(self.state), 0)
+            assert found.adjustments >= len(self.costs)
         finally:
             if self.compactor is not None:
                 self.compactor.close()
