@@ -25,6 +25,7 @@ from fluxen_cli import (
 from fluxen_cli import run as running
 from fluxen_cli.demo import command as demo
 from fluxen_cli.keys import command as keys
+from fluxen_cli.tail import command as tail
 
 HELP = """Fluxen, a self-hosted AI gateway: forwards bytes untouched, records what every request cost.
 
@@ -50,6 +51,7 @@ def build() -> typer.Typer:
     app.command("run", context_settings=running.CONTEXT)(running.command)
     app.add_typer(report.build(), name="report")
     app.add_typer(cost.build(), name="cost")
+    app.command("tail")(tail.command)
     app.command("sql")(sql.command)
     app.add_typer(ledger.build(), name="ledger")
     app.add_typer(keys.build(), name="keys")

@@ -23,11 +23,11 @@ from typing import NamedTuple
 import msgspec
 
 from fluxen.errors import LedgerError
-from fluxen.ledger.history import Ended, ended_at, ended_since
+from fluxen.ledger.history import ENDED, Ended, ended_at, ended_since, rows
 from fluxen.ledger.journal import FOLDER, FORMAT, segment_name
 from fluxen.ledger.record import Begin, End, Loss
 from fluxen.ledger.schema import BEGIN_FIELDS, END_FIELDS, SCHEMA, check
-from fluxen.ledger.segment import Header, parse
+from fluxen.ledger.segment import Header, from_other
 from fluxen.ledger.snapshot import list_journal, streams
 
 STALE_SECONDS = 5.0
@@ -91,14 +91,21 @@ class Follower:
         self._streams.clear()
 
     @property
-    def in_flight(self) -> list[Begin]:
+    def in_flight(self) -> list[Began]:
         """Requests that have begun and not ended, as of the last poll."""
-        return [begin for stream in self._streams.values() for begin in stream.in_flight()]
+        return [Began(one.node, one.worker, begin) for one in self._streams.values() for begin in one.in_flight()]
 
     @property
     def live(self) -> bool:
         """Whether any writer was alive when last looked at."""
         return any(not stream.dead for stream in self._streams.values())
+
+    def asked(self) -> tuple[str, list[object]]:
+        """For whoever asks the ledger after the first poll and before the second: a query, for the same state of the
+        ledger, of what might be told again. `known` takes its rows."""
+        since = int(((self._polled or self._clock()) - LATE_SECONDS) * 1e6)
+        condition, parameters = ended_since(since, [begun.record.id for begun in self.in_flight])
+        return f"SELECT id::VARCHAR, {ENDED} FROM requests WHERE {condition}", parameters
 
     def known(self, told: Iterable[tuple[str, int]]) -> None:
         """These (id, when it ended in microseconds) were told by other means: leave them out."""
@@ -188,10 +195,11 @@ class Follower:
     def _unseen(self, since: float) -> Iterator[Event]:
         """What ended after the last look, as far as it was not told."""
         horizon = max(int((since - LATE_SECONDS) * 1e6), self._forgotten)
-        for ended in ended_since(self.folder, horizon, self._orphans):
-            if ended.record.id not in self._told:
-                self._remember(ended.record.id, ended_at(ended.record))
-                yield ended
+        for batch in rows(self.folder, *ended_since(horizon, self._orphans)):
+            for ended in batch:
+                if ended.record.id not in self._told:
+                    self._remember(ended.record.id, ended_at(ended.record))
+                    yield ended
 
     def _remember(self, name: str, ended: int) -> None:
         self._told[name] = ended
@@ -212,7 +220,7 @@ class _Stream:
         self._name = name
         self._fd = -1
         self._offset = 0  # behind the last whole line that was read
-        self._header: bytes | None = None  # of a segment with other fields than ours; its lines are read with it
+        self._header: Header | None = None  # of a segment with other fields than ours, whose lines are read by it
         self._readable = False
         self._looked = 0.0
 
@@ -319,15 +327,13 @@ class _Stream:
         self._readable = True
         self.node, self.worker = header.node, header.worker
         if (header.schema, header.begin, header.end) != (SCHEMA, BEGIN_FIELDS, END_FIELDS):
-            self._header = line
+            self._header = header
 
     def _converted(self, lines: list[bytes]) -> Iterator[bytes]:
         """Lines of an older schema as this one writes them."""
         assert self._header is not None
         for line in lines:
-            segment = parse(b"\n".join((self._header, line, b"")), segment_name(self._name, self.number))
-            for tag, found in (("e", segment.ends), ("b", list(segment.begins.values()))):
-                for row in found:
-                    yield _encode([tag, *_decode_any(row)[2:]])  # less node and worker
-            if segment.missing:
-                yield _encode(Loss(0, segment.missing))
+            try:
+                yield _encode(from_other(_decode_any(line), self._header))
+            except _UNREADABLE:
+                continue

@@ -12,14 +12,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from fluxen.errors import FluxenError, LedgerError
-from fluxen.ledger.record import End
-from fluxen.ledger.schema import COLUMNS, END_FIELDS, MONEY
+from fluxen.ledger.record import Begin, End
+from fluxen.ledger.schema import COLUMNS, END_FIELDS, IN_FLIGHT, MONEY
 
 if TYPE_CHECKING:
     from fluxen.ledger.engine import Connection
@@ -51,11 +51,19 @@ def ended_at(end: End) -> int:
     return end.ts + (end.latency_ms or 0) * 1000
 
 
-def ended_since(folder: Path, since: int, also: Collection[str] = ()) -> Iterator[Ended]:
-    """Requests that ended at `since` (microseconds) or later, and those of the ids in `also` that have ended."""
-    names = list(also)
-    condition = f"{ENDED} >= ? OR list_contains(?::VARCHAR[], id::VARCHAR)"
-    return rows(folder, condition, [since, names])
+def columns(node: str, worker: int, record: Begin | End) -> dict[str, object]:
+    """A record by the ledger's columns, as a query gives it: money in dollars, `ts` a time (UTC) without a zone."""
+    found: dict[str, object] = {"node": node, "worker": worker}
+    for name, field, is_money in _IN_FLIGHT if isinstance(record, Begin) else _FINISHED:
+        value = getattr(record, field)
+        found[name] = Decimal(value).scaleb(-12) if is_money and value is not None else value
+    found["ts"] = _EPOCH + timedelta(microseconds=record.ts)
+    return {name: found[name] for name in (_NAMES_IN_FLIGHT if isinstance(record, Begin) else _NAMES)}
+
+
+def ended_since(since: int, also: Collection[str] = ()) -> tuple[str, list[object]]:
+    """A condition and its parameters: ended at `since` (microseconds) or later, or is of the ids in `also`."""
+    return f"({ENDED} >= ? OR list_contains(?::VARCHAR[], id::VARCHAR))", [since, list(also)]
 
 
 def rows(
@@ -63,26 +71,29 @@ def rows(
     condition: str = "true",
     parameters: Sequence[object] = (),
     *,
-    since: datetime | None = None,
     last: int | None = None,
-) -> Iterator[Ended]:
-    """Finished requests of which `condition` holds, in the order they ended; of them the `last` that arrived."""
+    first: Sequence[tuple[str, Sequence[object]]] = (),
+) -> Iterator[Any]:
+    """Finished requests of which `condition` holds, in the order they ended: batches, lists of Ended. last: only so
+    many of them, those that arrived last. Before them come the rows of each query in `first`, of the same state."""
 
     def work(send: Send) -> None:
         def ask(connection: Connection) -> None:
+            before = [connection.execute(sql, list(given)).fetchall() for sql, given in first]
             newest = "" if last is None else f"ORDER BY ts DESC, id DESC LIMIT {int(last)}"
             names = ", ".join(column.name for column in COLUMNS)
             # A table of its own: from here on no file is read that may vanish, and nothing is sent twice.
             sql = f"CREATE TEMP TABLE picked AS SELECT {names} FROM requests WHERE {condition} {newest}"
             connection.execute(sql, list(parameters))
+            for found in before:
+                send(found)
             cursor = connection.execute(f"SELECT {_SELECTED} FROM picked ORDER BY {ENDED}, id")
             while batch := cursor.fetchmany(BATCH):
                 send([_ended(row) for row in batch])
 
-        _reader(folder).run(ask, since=since)
+        _reader(folder).run(ask)
 
-    for batch in aside(work):
-        yield from batch
+    return aside(work)
 
 
 def answers(folder: Path, *queries: tuple[str, Sequence[object]], since: datetime | None = None) -> Iterator[list[Any]]:
@@ -155,6 +166,13 @@ def _reader(folder: Path) -> Any:
     return Reader(folder)
 
 
+_EPOCH = datetime(1970, 1, 1)  # without a zone, as the column is: UTC
+_NAMES = tuple(column.name for column in COLUMNS)
+_NAMES_IN_FLIGHT = tuple(column.name for column in IN_FLIGHT)
+_FINISHED, _IN_FLIGHT = (
+    [(one.name, one.field, one.type == MONEY) for one in all_of if one.name not in ("ts", "node", "worker")]
+    for all_of in (COLUMNS, IN_FLIGHT)
+)
 _BY_FIELD = {column.field: column for column in COLUMNS}
 _SELECTED = "node, worker, " + ", ".join(
     "id::VARCHAR" if name == "id" else "epoch_us(ts)" if name == "ts" else _BY_FIELD[name].name for name in END_FIELDS

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 from ledger.kill import KINDS, Arena, poll
 from ledger.samples import begin, end, serve
+from ledger.samples import row as samples_row
 from ledger.writers import ENVIRONMENT, Writers
 
 from fluxen.errors import LedgerError
@@ -25,7 +27,7 @@ from fluxen.ledger.follow import REMEMBERED, Began, Ended, Event, Follower, Miss
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.reader import Reader
 from fluxen.ledger.record import Begin, End
-from fluxen.ledger.schema import BEGIN_FIELDS, END_FIELDS
+from fluxen.ledger.schema import BEGIN_FIELDS, COLUMNS, END_FIELDS
 
 
 class Clock:
@@ -110,12 +112,20 @@ def test_rows_asked_of_the_ledger_are_the_same_records(tmp_path: Path) -> None:
     compactor = Compactor(tmp_path, grace_seconds=0)
     compactor.step()
     compactor.close()
-    found = list(history.rows(tmp_path))
+    found = [one for batch in history.rows(tmp_path) for one in batch]
     assert {one.record.id: one for one in found} == {done.id: Ended("here", 3, done) for done in ends}
     order = [history.ended_at(one.record) for one in found]
     assert order == sorted(order)
     newest = sorted(ends, key=lambda done: (done.ts, done.id))[-5:]
-    assert {one.record.id for one in history.rows(tmp_path, last=5)} == {done.id for done in newest}
+    counted, *batches = history.rows(tmp_path, last=5, first=[("SELECT count(*) FROM requests", ())])
+    assert counted == [(40,)]
+    assert {one.record.id for batch in batches for one in batch} == {done.id for done in newest}
+    names = [column.name for column in COLUMNS]
+    by_id = {row[0]: row for row in (samples_row(done, "here", 3) for done in ends)}
+    for one in found:
+        as_columns = history.columns(*one)
+        assert list(as_columns) == names
+        assert tuple(as_columns.values()) == (one.record.id, *by_id[uuid.UUID(one.record.id)][1:])
     writer.close()
 
 
@@ -130,7 +140,7 @@ def test_open_requests_are_carried_over_rotations_and_told_once(tmp_path: Path, 
     for _ in range(20):
         serve(writer, 5)
         events += follower.poll()
-        assert [one.id for one in follower.in_flight] == [long.id]
+        assert follower.in_flight == [Began("here", 3, long)]
     assert writer.end(end(long))
     events += follower.poll()
     assert follower.in_flight == []
@@ -266,6 +276,29 @@ def test_what_was_told_by_other_means_is_left_out(tmp_path: Path) -> None:
     follower.known([(done[1].id, done[1].ts)])
     assert ended(follower.poll()) == [done[0], done[2]]
     writer.close()
+
+
+def test_what_the_ledger_was_asked_in_between_is_not_told_again(tmp_path: Path) -> None:
+    """Between the first look and the question something ends, and a request that was open is lost."""
+    writer = journal(tmp_path)
+    done = serve(writer, 3)
+    open_one = begin(ts=time.time_ns() // 1000 - 3_600_000_000)
+    writer.begin(open_one)
+    follower = Follower(tmp_path)
+    assert ended(follower.poll()) == done
+    more = serve(writer, 2)
+    writer.close()
+    told, *batches = history.rows(tmp_path, first=[follower.asked()])
+    assert Counter(one.record.id for batch in batches for one in batch) == Counter(
+        [open_one.id, *(one.id for one in done + more)]
+    )
+    follower.known(told)
+    clock = Clock()
+    follower._clock = clock
+    for _ in range(4):
+        assert list(follower.poll()) == []
+        clock.now += 2
+    assert not follower.live
 
 
 def test_memory_of_what_was_told_is_bounded(tmp_path: Path) -> None:

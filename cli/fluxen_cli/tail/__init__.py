@@ -1,0 +1,1 @@
+"""`fluxen tail`: requests as they end."""
