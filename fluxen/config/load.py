@@ -21,6 +21,7 @@ from fluxen.config import paths
 from fluxen.config.access import SIGNING_KEY_BYTES
 from fluxen.config.document import MAX_BYTES, Document, Problem, Where, dotted, read_document
 from fluxen.config.model import Config, Upstream, Upstreams
+from fluxen.config.prices import PriceEntry
 from fluxen.config.section import NAME
 from fluxen.config.values import Sources, sendable
 from fluxen.errors import ConfigError
@@ -82,6 +83,26 @@ def load_config(explicit: Path | None, env: Mapping[str, str]) -> Loaded:
     except OSError as error:
         raise paths.unreadable(path, error) from error
     return load_bytes(raw, env, path)
+
+
+def written_prices(path: Path, env: Mapping[str, str]) -> tuple[PriceEntry, ...]:
+    """`prices` of a file that need not be valid otherwise: who computes costs has none of its secrets. Raises
+    ConfigError with every problem in them."""
+    try:
+        with path.open("rb") as file:
+            document = read_document(file.read(MAX_BYTES + 1))
+    except OSError as error:
+        raise paths.unreadable(path, error) from error
+    problems = [problem for problem in document.problems if document.value is None or problem.where[:1] == ("prices",)]
+    said = document.value.get("prices") if isinstance(document.value, dict) else None
+    try:
+        config = Config.model_validate({} if said is None else {"prices": said}, context=Sources(env, path.parent))
+    except ValidationError as error:
+        problems += _field_problems(error, document)
+    if problems:
+        lines = tuple(problem.render(str(path)) for problem in sorted(set(problems), key=_order))
+        raise ConfigError(f"the prices of {path} can't be used", lines)
+    return config.prices
 
 
 def load_bytes(raw: bytes, env: Mapping[str, str], path: Path | None, *, files: set[Path] | None = None) -> Loaded:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxen.config.access import StaticKey
-from fluxen.config.load import Loaded, load_bytes, load_config
+from fluxen.config.load import Loaded, load_bytes, load_config, written_prices
 from fluxen.config.values import Address, Secret
 from fluxen.errors import ConfigError
 
@@ -529,6 +529,31 @@ def test_any_bytes_are_a_configuration_or_a_config_error(raw: bytes) -> None:
         load_bytes(raw, {}, None)
     except ConfigError as error:
         assert error.problems
+
+
+def test_prices_are_read_without_the_rest_of_the_file(tmp_path: Path) -> None:
+    """Who computes costs has no provider keys, and half of the file may be in work."""
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "server: {no_such: 1}\nupstreams: {a: {api_key: '${NOWHERE}'}}\nprices: [{models: m*, free: true}]\n"
+    )
+    (entry,) = written_prices(path, {})
+    assert (entry.models, entry.free) == (("m*",), True)
+    for nothing in ("", "server: {}\n", "prices:\n"):
+        path.write_text(nothing)
+        assert written_prices(path, {}) == ()
+    for text, where in (
+        ("a: 1\nprices:\n  - {models: m, inputs: 1}\n", ":3:"),
+        ("prices: {models: m}\n", ":1:"),
+        ("prices: [{models: m, free: true, free: true}]\n", ":1:"),
+        ("prices: [\n", ""),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="prices") as caught:
+            written_prices(path, {})
+        assert all(line.startswith(f"{path}{where}") for line in caught.value.problems)
+    with pytest.raises(ConfigError, match=r"x\.yaml"):
+        written_prices(tmp_path / "no" / "x.yaml", {})
 
 
 YAML_BITS = st.sampled_from(
