@@ -239,9 +239,11 @@ class Conductor:
         self.snapshot = new.snapshot
         self._reloader.taken(new)
         snapshot = new.snapshot
+        same_prices = snapshot.price_file == old.price_file
         update = Update(
             self._generation, config, snapshot.upstreams, snapshot.keys is not None, new.keys, snapshot.key_sets,
-            new.log, new.stores, new.chain, self.bindings.plans(),
+            new.log, new.stores, new.chain, None if same_prices else snapshot.price_file, same_prices,
+            self.bindings.plans(),
         )  # fmt: skip
         self._log.change(new.log, secrets_of(new.snapshot))
         for follower in self._workers.values():

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from fluxen.analyzer.prices import FILE as PRICES
 from fluxen.config import paths
 from fluxen.config.document import MAX_BYTES, Where, dotted
 from fluxen.config.load import Loaded, load_bytes
@@ -139,6 +140,8 @@ class Reloader:
             key_sets=running.key_sets,
             warnings=running.warnings,
             everyone=running.everyone,
+            price_file=running.price_file,
+            before=running,
         )
         self._never_open(snapshot)
         accepted = Accepted(
@@ -155,7 +158,7 @@ class Reloader:
         return (
             not any(accepted.keys)
             and (new.config, new.upstreams, new.warnings) == (old.config, old.upstreams, old.warnings)
-            and new.key_sets == old.key_sets
+            and (new.key_sets, new.price_file) == (old.key_sets, old.price_file)
             and not accepted.stores
             and accepted.chain == self._chain
         )
@@ -185,7 +188,7 @@ class Reloader:
     def _always(self) -> frozenset[Path]:
         """What is looked at whatever the configuration says."""
         data = self._running.config.data_dir
-        files = {data / CREDENTIALS, self._store.path}
+        files = {data / CREDENTIALS, data / PRICES, self._store.path}
         files.update(cache_path(data, url) for url in self.urls)
         if self._path is not None:
             files.add(self._path)

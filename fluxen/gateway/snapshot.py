@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fluxen.analyzer.prices import FILE as PRICES
+from fluxen.analyzer.prices import PriceBook, book_of, installed, outdated
 from fluxen.config import model as schema
 from fluxen.config.load import Loaded
 from fluxen.config.values import Secret
@@ -41,6 +43,9 @@ class Snapshot:
     """Who bears which signed token; None where none is taken."""
     key_sets: Mapping[str, bytes] = field(default_factory=dict)
     """What the issuers' public keys were read from, by `source_of`."""
+    prices: PriceBook = field(default_factory=PriceBook.shipped)
+    price_file: bytes | None = None
+    """The price book of the data folder, where there is one."""
 
     @property
     def open_mode(self) -> bool:
@@ -87,6 +92,15 @@ def build(
         except ConfigError as error:
             problems.append(loaded.problem(("server", "tls"), error.message))
             hint = hint or error.hint
+    price_file: bytes | None = None
+    try:
+        price_file = installed(config.data_dir)
+    except ConfigError as error:
+        problems += [error.message, *error.problems]
+        hint = hint or error.hint
+    if (version := outdated(price_file)) is not None:
+        path, newer = config.data_dir / PRICES, PriceBook.shipped().version
+        warnings.append(f"{path}: {version} is older than the shipped price book {newer}, which is used: delete it")
     documents = read_documents(config) if everyone is None else Documents()
     problems += [loaded.problem(where, message) for where, message in documents.problems]
     warnings += [loaded.problem(where, message) for where, message in documents.warnings]
@@ -101,6 +115,7 @@ def build(
         key_sets=documents.by_source,
         warnings=tuple(warnings),
         everyone=everyone or OPEN,
+        price_file=price_file,
     )
 
 
@@ -112,8 +127,15 @@ def assemble(
     key_sets: Mapping[str, bytes],
     warnings: tuple[str, ...] = (),
     everyone: ClientKey = OPEN,
+    price_file: bytes | None = None,
+    before: Snapshot | None = None,
 ) -> Snapshot:
-    """A snapshot of parts that are checked already. Reads no file: workers do this, too."""
+    """A snapshot of parts that are checked already. Reads no file: workers do this, too. before: the one that it takes
+    the place of; its price book is kept, with what it has found already, if nothing has changed of it."""
+    if before is not None and (before.price_file, before.config.prices) == (price_file, config.prices):
+        prices = before.prices
+    else:
+        prices = book_of(price_file, config.prices)
     issuers = config.api_keys.jwt if config.api_keys is not None else ()
     return Snapshot(
         config=config,
@@ -127,4 +149,6 @@ def assemble(
         everyone=everyone,
         tokens=Tokens(issuers, key_sets) if issuers else None,
         key_sets=key_sets,
+        prices=prices,
+        price_file=price_file,
     )

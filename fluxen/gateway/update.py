@@ -59,6 +59,9 @@ class Update:
     """Certificate authorities that are new or have changed, by ca_file; None: the system's."""
     chain: Chain | None
     """The gateway's own certificate, where it speaks TLS."""
+    price_file: bytes | None
+    """The price book of the data folder, if it is another than before."""
+    same_prices: bool
     doors: tuple[DoorPlan, ...]
     """All there are to be. The sockets of those that the worker does not have come with the message."""
 
@@ -71,7 +74,15 @@ class Update:
                 keys = keys.changed(*self.keys)
         known = dialects()  # of which there is one each: what came through the socket is another
         upstreams = tuple(replace(upstream, dialect=known[upstream.dialect.name]) for upstream in self.upstreams)
-        return assemble(self.config, upstreams, keys, key_sets=self.key_sets, everyone=old.everyone)
+        return assemble(
+            self.config,
+            upstreams,
+            keys,
+            key_sets=self.key_sets,
+            everyone=old.everyone,
+            price_file=old.price_file if self.same_prices else self.price_file,
+            before=old,
+        )
 
 
 @dataclass(frozen=True, slots=True)

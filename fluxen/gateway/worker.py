@@ -79,7 +79,7 @@ class Worker:
         self.rejected = False
         """Whether the configuration on disk can't be used, and the one before stays in force."""
         self._origins = {upstream.origin for upstream in snapshot.upstreams}
-        self.accountant = Accountant()
+        self.accountant = Accountant(snapshot.prices)
         self.price_version = self.accountant.price_version
         self.body_bytes = 0
         self.draining = False
@@ -116,6 +116,8 @@ class Worker:
             self.tls = None
         self._origins = {upstream.origin for upstream in snapshot.upstreams}
         self.snapshot, self.openings = snapshot, Openings(snapshot, HeaderKinds())
+        self.accountant.use(snapshot.prices)
+        self.price_version = self.accountant.price_version
         self.parking.retain(snapshot.upstreams)
         self.unasked = Unasked(self.notice)
         for origin in [*self._pools]:
