@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from fluxen.analyzer.cost import answer_cost
 from fluxen.analyzer.prices import PriceBook
-from fluxen.analyzer.usage import Reading, read_answer, read_clipped, read_stream
+from fluxen.analyzer.usage import Reading, Usage, read_answer, read_clipped, read_stream
 from fluxen.gateway.meter import Meter
+from fluxen.gateway.questions import Counted
 from fluxen.gateway.routes import Upstream
 from fluxen.ledger.record import End
 
@@ -35,9 +38,9 @@ class Accountant:
         billable: bool,
         answered: bool,
         complete: bool,
-    ) -> None:
-        """Complete a row. billable: a request that a provider bills has been sent; answered: the head of the answer
-        came; complete: so did its end."""
+    ) -> Reading:
+        """Complete a row by what the answer says, and return that. billable: a request that a provider bills has been
+        sent; answered: the head of the answer came; complete: so did its end."""
         reading = _NOTHING
         if billable and not (answered and (end.status or 0) >= 300):
             reading = _read(end, meter, complete)
@@ -51,17 +54,28 @@ class Accountant:
         end.service_tier = reading.tier
         usage = reading.usage
         if usage is not None:
-            end.input_tokens = usage.input
-            end.cache_read_tokens = usage.cache_read
-            end.cache_write_5m_tokens = usage.cache_write_5m
-            end.cache_write_1h_tokens = usage.cache_write_1h
-            end.output_tokens = usage.output
-            end.reasoning_tokens = usage.reasoning
-            end.audio_tokens = usage.audio
-            end.image_tokens = usage.image
-            if usage.calls is not None:
-                end.searches = sum(count for name, count in usage.calls.items() if "search" in name)
-                end.tool_calls = sum(usage.calls.values()) - end.searches
+            _fill(end, usage)
+        self._price(end, upstream, reading)
+        return reading
+
+    def estimated(self, end: End, upstream: Upstream | None, reading: Reading, counted: Counted) -> None:
+        """Complete a row by what was counted of an answer that told nothing, or that broke off before it told all.
+        reading: what it did tell; its input stands, and so does an output that is more than what could be seen."""
+        usage, error = reading.usage, counted.error
+        if usage is None or not told_input(usage):
+            usage = Usage(input=counted.input, output=counted.output, reasoning=counted.reasoning)
+        else:
+            told = usage.input + usage.cache_read + usage.cache_write_5m + usage.cache_write_1h
+            if counted.output > usage.output:
+                reasoning = max(usage.reasoning, counted.reasoning)
+                usage = msgspec.structs.replace(usage, output=counted.output, reasoning=reasoning)
+            error = counted.output_error * usage.output / (told + usage.output)
+        _fill(end, usage)
+        end.usage_source = "estimated"
+        end.usage_error = error
+        self._price(end, upstream, msgspec.structs.replace(reading, usage=usage, source="estimated", legs=()))
+
+    def _price(self, end: End, upstream: Upstream | None, reading: Reading) -> None:
         name, provider = ("", "") if upstream is None else (upstream.name, upstream.provider)
         cost = answer_cost(self._book, provider, name, reading, end.model_asked, end.ts)
         end.cost_pico = cost.total
@@ -69,12 +83,31 @@ class Accountant:
         end.price_version = self._book.version
 
 
+def told_input(usage: Usage) -> bool:
+    """Whether a provider said how much the input was."""
+    return bool(usage.input or usage.cache_read or usage.cache_write_5m or usage.cache_write_1h)
+
+
+def _fill(end: End, usage: Usage) -> None:
+    end.input_tokens = usage.input
+    end.cache_read_tokens = usage.cache_read
+    end.cache_write_5m_tokens = usage.cache_write_5m
+    end.cache_write_1h_tokens = usage.cache_write_1h
+    end.output_tokens = usage.output
+    end.reasoning_tokens = usage.reasoning
+    end.audio_tokens = usage.audio
+    end.image_tokens = usage.image
+    if usage.calls is not None:
+        end.searches = sum(count for name, count in usage.calls.items() if "search" in name)
+        end.tool_calls = sum(usage.calls.values()) - end.searches
+
+
 def _read(end: End, meter: Meter | None, complete: bool) -> Reading:
     dialect, endpoint = end.dialect or "openai", end.endpoint or ""
     if meter is None or meter.failed:
         return read_answer(dialect, endpoint, 200, b"")
     if meter.streamed:
-        return read_stream(dialect, endpoint, 200, meter.head(), meter.tail(), complete)
+        return read_stream(dialect, endpoint, 200, *meter.ends(), complete)
     if meter.clipped or not complete:
         return read_clipped(dialect, endpoint, 200, meter.head(), meter.tail())
     return read_answer(dialect, endpoint, 200, meter.head())
