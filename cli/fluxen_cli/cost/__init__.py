@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from fluxen_cli.cost import reprice
+
 
 def build() -> typer.Typer:
     """The tree of its commands: one line for each, in alphabetical order."""
@@ -13,4 +15,5 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(lambda: None)  # a group, however many commands it has
+    app.command("reprice")(reprice.command)
     return app
