@@ -32,9 +32,19 @@ WRAP = 40
 UNBOUNDED = 100_000
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]()#|~!]")
 _SMALLEST = Decimal("0.000001")
 
 Rows = Sequence[Sequence[object]]
+
+Drawn = Sequence[tuple[str, Sequence[str]]]
+"""Columns of characters that draw something (heading, a cell a row): shown on a terminal that has room for them."""
+
+
+class Figure(str):
+    """A number that is written already; tables align it like one."""
+
+    __slots__ = ()
 
 
 def emit(text: str) -> None:
@@ -120,13 +130,34 @@ def emit_csv(columns: Sequence[str], rows: Rows) -> None:
     emit(buffer.getvalue())
 
 
+def emit_markdown(columns: Sequence[str], rows: Rows, totals: Sequence[object] | None = None) -> None:
+    """A table of GitHub's Markdown, every number in full; `totals` are its last row, in bold."""
+    body = [*rows, *([totals] if totals is not None else [])]
+    right = [_numeric(row[index] for row in body) for index in range(len(columns))]
+    lines = [[markdown(name) for name in columns], ["---:" if number else "---" for number in right]]
+    lines += [[markdown(_plain(value)) for value in row] for row in rows]
+    if totals is not None:
+        lines.append([f"**{cell}**" if cell else "" for cell in (markdown(_plain(value)) for value in totals)])
+    emit("".join(f"| {' | '.join(line)} |\n" for line in lines))
+
+
+def markdown(text: str) -> str:
+    """Text that Markdown shows as it is: a client's model name must not become a link, a heading or a cell."""
+    return _MARKDOWN.sub(r"\\\g<0>", visible(text)).replace("&", "&amp;").replace("<", "&lt;")
+
+
 def emit_table(
-    columns: Sequence[str], rows: Rows, totals: Sequence[object] | None = None, *, exact: bool = False
+    columns: Sequence[str],
+    rows: Rows,
+    totals: Sequence[object] | None = None,
+    *,
+    exact: bool = False,
+    drawn: Drawn = (),
 ) -> None:
     """`totals`, if any, follow the rows, column by column. A pipe gets every number in full; a terminal gets digits
-    in groups and dollars with six decimals, unless `exact`."""
+    in groups and dollars with six decimals, unless `exact`, and what is drawn as far as there is room."""
     if sys.stdout.isatty():
-        _rich_table(columns, rows, totals, _plain if exact else _grouped)
+        _rich_table(columns, rows, totals, _plain if exact else _grouped, drawn)
         return
     body = [*rows, totals] if totals is not None else list(rows)
     cells = [list(columns)] + [[_plain(value) for value in row] for row in body]
@@ -141,7 +172,11 @@ def emit_table(
 
 
 def _rich_table(
-    columns: Sequence[str], rows: Rows, totals: Sequence[object] | None, show: Callable[[object], str]
+    columns: Sequence[str],
+    rows: Rows,
+    totals: Sequence[object] | None,
+    show: Callable[[object], str],
+    drawn: Drawn = (),
 ) -> None:
     from rich import box
     from rich.console import Console
@@ -165,12 +200,27 @@ def _rich_table(
     for index, heading in enumerate(headings):
         justify: Literal["right", "left"] = "right" if numeric[index] else "left"
         table.add_column(Text(heading), Text(foot[index]), justify=justify, overflow="fold", width=widths[index])
-    for row in cells:
-        table.add_row(*map(Text, row))
+    pictures = _fitting(drawn, widths, left + right)
+    for heading, _ in pictures:
+        table.add_column(Text(visible(heading.replace("_", " "))), no_wrap=True)
+    for index, row in enumerate(cells):
+        table.add_row(*map(Text, row), *(Text(picture[index], style="cyan") for _, picture in pictures))
     buffer = io.StringIO()
     colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     Console(file=buffer, width=UNBOUNDED, force_terminal=colour, no_color=not colour).print(table)
     emit(buffer.getvalue())
+
+
+def _fitting(drawn: Drawn, widths: Sequence[int], padding: int) -> Drawn:
+    """As many of them, from the first, as there is room for beside columns of these widths."""
+    room = shutil.get_terminal_size().columns - sum(width + padding + 1 for width in widths) - 1
+    fitting: list[tuple[str, Sequence[str]]] = []
+    for heading, picture in drawn:
+        room -= max(len(heading), *map(len, picture)) + padding + 1
+        if room < 0:
+            break
+        fitting.append((heading, picture))
+    return fitting
 
 
 def _padding(widths: Sequence[int]) -> tuple[int, int]:
@@ -183,7 +233,9 @@ def _padding(widths: Sequence[int]) -> tuple[int, int]:
 def _numeric(values: Iterable[object]) -> bool:
     """Whether a column holds numbers only (and something)."""
     known = [value for value in values if value is not None and value != ""]
-    return bool(known) and all(isinstance(value, int | float | Decimal) and value is not True for value in known)
+    return bool(known) and all(
+        isinstance(value, int | float | Decimal | Figure) and value is not True for value in known
+    )
 
 
 def money(value: Decimal) -> str:

@@ -51,7 +51,10 @@ def test_report_plain(fluxen: Fluxen, data: Path) -> None:
         ["evil\\x1b[2J\\n", "1", "0", "1", "–", "–", "–", "–", "1"],
         ["total", "5", "0", "1000005", "–", "–", "–", "1.234567400004", "1"],
     ]  # fmt: skip
-    assert done.stderr == "+ 1 request of unknown cost, without a bound\n1 request in flight, not counted yet\n"
+    assert done.stderr == (
+        "$1.234567400004 + 1 request unpriced: evil\\x1b[2J\\n (1)\n"
+        "the 1 request of unknown cost: without a bound\n1 request in flight, not counted yet\n"
+    )
 
 
 def test_report_json_is_exact(fluxen: Fluxen, data: Path) -> None:
@@ -62,6 +65,7 @@ def test_report_json_is_exact(fluxen: Fluxen, data: Path) -> None:
     assert answer["rows"][0] == {
         "model": "gpt-1", "requests": 2, "errors": 0, "input_tokens": 1_000_002, "cache_read_tokens": None,
         "cache_write_tokens": None, "output_tokens": None, "cost_usd": "1.234567000004", "unknown_cost": 0,
+        "previous_cost_usd": None, "change_pct": None,
     }  # fmt: skip
     assert [row["cost_usd"] for row in answer["rows"]] == ["1.234567000004", "0.0000004", "0", None]
     assert answer["totals"]["cost_usd"] == "1.234567400004"
@@ -133,7 +137,11 @@ def test_a_terminal_gets_a_table(data: Path, clean_env: dict[str, str], tmp_path
     assert lines["evil\\x1b[2J\\n"][7] == "–"
     assert lines["total"][1] == "5"
     narrow = on_a_terminal(arguments, {**clean_env, "NO_COLOR": "1"}, tmp_path, columns=30)
-    assert [line.split() for line in narrow.splitlines() if "gpt-1" in line] == [lines["gpt-1"]]  # no digit is cut
+    # No digit is cut; what is drawn beside them goes first.
+    assert [line.split() for line in narrow.splitlines() if "gpt-1" in line] == [lines["gpt-1"][:9]]
+    assert lines["gpt-1"][9:] == ["█" * 16]
+    assert lines["tiny"][9:] == ["▏"]
+    assert lines["free"][9:] == []
 
 
 def test_sql(fluxen: Fluxen, data: Path) -> None:

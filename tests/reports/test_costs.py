@@ -13,7 +13,8 @@ from fluxen.errors import QueryError
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.reader import Reader
 from fluxen.ledger.record import Begin, End, new_id
-from fluxen.reports.costs import DIMENSIONS, MEASURES, CostReport, costs, parse_by
+from fluxen.reports.costs import MEASURES, CostReport, costs
+from fluxen.reports.dimensions import DIMENSIONS, parse_by
 
 T0 = datetime(2026, 11, 20, 23, 30, tzinfo=UTC)
 
@@ -79,11 +80,12 @@ def test_by_model(ledger: Path) -> None:
         ("new", 1, 0, 3, None, None, 4, None, 1),
     )
     assert report.totals == (9, 3, 123, 5, 55, 221, Decimal("3.5"), 3)
-    assert report.unknown_bound == Decimal("0.00075")
-    assert (report.unknown_unbounded, report.lost, report.in_flight) == (2, 1, 1)
+    assert report.unknown.bound_usd == Decimal("0.00075")
+    assert (report.unknown.unbounded, report.lost, report.in_flight) == (2, 1, 1)
     assert report.notes == (
-        "+ 3 requests of unknown cost, at most $0.00075 (2 without a bound)",
-        "1 request whose outcome is lost: the process was killed",
+        "$3.5 + 1 request unpriced: new (1) + 1 request of unknown usage: claude (1)"
+        " + 1 request whose outcome is lost: the process was killed",
+        "the 3 requests of unknown cost: at most $0.00075 (2 without a bound)",
         "1 request in flight, not counted yet",
     )
 

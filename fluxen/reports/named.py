@@ -1,0 +1,146 @@
+"""The reports there are: each a named query, the columns it shows, and what they are sorted and compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Any, Final
+
+Row = dict[str, Any]
+
+
+def percent(part: object, whole: object) -> Decimal | None:
+    """A part in per cent, to a hundredth; None of nothing or of what is not known."""
+    if part is None or not whole:
+        return None
+    share = Decimal(str(part)) * 100 / Decimal(str(whole))
+    return share.quantize(Decimal("0.01"), ROUND_HALF_EVEN)
+
+
+def _dollars_each(total: Decimal | None, count: int) -> Decimal | None:
+    """Rounded to pico-dollars, the only figure of a report that has to be."""
+    if total is None or not count:
+        return None
+    return (Decimal(total) / count).quantize(Decimal("1e-12"), ROUND_HALF_EVEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """One report. headline: the figure that it is about; trend: the same in SQL, over the rows of a slice of time.
+
+    derived: columns worked out from those the query found. counts: the column that is 0 for a group with nothing to
+    show.
+    """
+
+    name: str
+    about: str
+    by: tuple[str, ...]
+    columns: tuple[str, ...]
+    headline: str
+    trend: str
+    derived: Mapping[str, Callable[[Row], object]]
+    counts: str = "requests"
+
+
+_ERROR_RATE: Final[Callable[[Row], object]] = lambda row: percent(row["errors"], row["requests"])  # noqa: E731
+_SPENT: Final = "sum(cost_usd)"
+
+COSTS: Final = Named(
+    "costs",
+    "What was spent: requests, tokens and dollars.",
+    ("model",),
+    ("requests", "errors", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "cost_usd",
+     "unknown_cost"),
+    "cost_usd",
+    _SPENT,
+    {},
+)  # fmt: skip
+
+USAGE: Final = Named(
+    "usage",
+    "What was used: tokens of every class, tool calls, and where the counts come from.",
+    ("model",),
+    ("requests", "reported", "estimated", "unknown_usage", "input_tokens", "cache_read_tokens",
+     "cache_write_5m_tokens", "cache_write_1h_tokens", "output_tokens", "reasoning_tokens", "audio_tokens",
+     "image_tokens", "searches", "tool_calls", "total_tokens"),
+    "total_tokens",
+    "sum(coalesce(prompt_tokens + output_tokens, prompt_tokens, output_tokens))",
+    {},
+)  # fmt: skip
+
+MODELS: Final = Named(
+    "models",
+    "What each model is worth: use, failures, price paid per request, speed.",
+    ("model_asked", "upstream"),
+    ("requests", "error_pct", "prompt_tokens", "output_tokens", "cost_usd", "unknown_cost", "usd_per_request",
+     "latency_ms_p50", "last_seen"),
+    "cost_usd",
+    _SPENT,
+    {"error_pct": _ERROR_RATE, "usd_per_request": lambda row: _dollars_each(row["cost_of_priced"], row["priced"])},
+)  # fmt: skip
+
+KEYS: Final = Named(
+    "keys",
+    "Who spent it: what each client key was used for, and when last.",
+    ("key",),
+    ("requests", "error_pct", "models", "prompt_tokens", "output_tokens", "cost_usd", "unknown_cost", "first_seen",
+     "last_seen"),
+    "cost_usd",
+    _SPENT,
+    {"error_pct": _ERROR_RATE},
+)  # fmt: skip
+
+ERRORS: Final = Named(
+    "errors",
+    "What failed: how often, at what rate, since when and until when.",
+    ("status", "error", "upstream", "model_asked"),
+    ("errors", "requests", "error_pct", "first_seen", "last_seen"),
+    "errors",
+    "count(*) FILTER (WHERE failed)",
+    {"error_pct": _ERROR_RATE},
+    counts="errors",
+)
+
+MEASURED: Final = ("ttfb_ms", "latency_ms", "overhead_us", "tokens_per_s")
+"""What `latency` is about, …"""
+PERCENTILES: Final = ("count", "p50", "p90", "p95", "p99", "worst")
+"""… and the figures of each."""
+
+
+def _speed(name: str) -> Callable[[Row], object]:
+    """A tenth of a token a second is precise enough."""
+
+    def rounded(row: Row) -> object:
+        value = row[f"found_{name}"]
+        return None if value is None else Decimal(str(value)).quantize(Decimal("0.1"), ROUND_HALF_EVEN)
+
+    return rounded
+
+
+LATENCY: Final = Named(
+    "latency",
+    "How long it took: percentiles of first byte, whole answer, Fluxen's own part, and tokens a second.",
+    ("model",),
+    ("requests", *(f"{measured}_{figure}" for measured in MEASURED for figure in PERCENTILES)),
+    "latency_ms_p95",
+    "percentile_disc(0.95) WITHIN GROUP (ORDER BY CASE WHEN NOT failed THEN latency_ms END)",
+    {f"tokens_per_s_{figure}": _speed(f"tokens_per_s_{figure}") for figure in PERCENTILES if figure != "count"},
+)
+
+CACHE: Final = Named(
+    "cache",
+    "What caches did: tokens read from providers' caches, what that saved, and our own cache.",
+    ("model",),
+    ("requests", "requests_with_reads", "prompt_tokens", "cache_read_tokens", "cache_write_tokens", "read_pct",
+     "provider_saved_usd", "fluxen_hits", "fluxen_hit_pct", "fluxen_saved_usd"),
+    "cache_read_tokens",
+    "sum(cache_read_tokens)",
+    {
+        "read_pct": lambda row: percent(row["cache_read_tokens"] or 0, row["prompt_tokens"]),
+        "fluxen_hit_pct": lambda row: percent(row["fluxen_hits"], row["fluxen_asked"]),
+        "provider_saved_usd": lambda row: row.get("provider_saved_usd"),  # from prices: fluxen.reports.savings
+    },
+)  # fmt: skip
+
+REPORTS: Final[Mapping[str, Named]] = {one.name: one for one in (COSTS, USAGE, MODELS, KEYS, ERRORS, LATENCY, CACHE)}
