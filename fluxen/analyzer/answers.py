@@ -42,13 +42,13 @@ class Answer(msgspec.Struct, gc=False):
 
 
 class Said(msgspec.Struct):
-    """`texts` by place (a choice, a content block) and kind: `text`, `reasoning`, `call` (a tool's name or arguments).
-    `covered` is how many bytes of the answer they were read from; `events` how many of a stream were."""
+    """`texts` by kind (`text`, `reasoning`, `call`: a tool's name or arguments) and place (a choice, a content block).
+    `covered` is how many bytes of the answer they were read from, `readable` whether anything there had a meaning."""
 
     texts: dict[tuple[str, Any], list[str]] = {}
     finals: dict[tuple[str, Any], list[str]] = {}
     covered: int = 0
-    events: int = 0
+    readable: bool = False
 
     def add(self, kind: str, place: Any, text: Any) -> None:
         if isinstance(text, str) and text:
@@ -61,7 +61,19 @@ class Said(msgspec.Struct):
 
     def of(self, kind: str) -> list[str]:
         """The texts of a kind, each whole."""
-        return ["".join(pieces) for (k, _), pieces in (self.texts or self.finals).items() if k == kind]
+        return ["".join(pieces) for (k, _), pieces in self._all() if k == kind]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the tools that were called."""
+        return ["".join(pieces) for (kind, place), pieces in self._all() if kind == "call" and place[-1] == "name"]
+
+    @property
+    def calls(self) -> int:
+        return len(self.names)
+
+    def _all(self) -> Iterator[tuple[tuple[str, Any], list[str]]]:
+        return iter((self.texts or self.finals).items())
 
 
 def read_said(answer: Answer) -> Said:
@@ -72,19 +84,19 @@ def read_said(answer: Answer) -> Said:
         body = decoded(whole) if not answer.gap else None
         if isinstance(body, dict):
             _body(body, said)
-            said.covered = len(whole)
+            said.covered, said.readable = len(whole), True
             return said
         if not answer.streamed:
             for piece in (answer.head, answer.tail):
                 _broken(piece, said)
-            said.covered = len(whole)
+            said.covered, said.readable = len(whole), bool(said.texts)
             return said
     pieces = [answer.head, answer.tail] if answer.gap else [answer.head + answer.tail]
     for number, piece in enumerate(pieces):
         for event, size in _events(piece, begins=number == 0):
             said.covered += size
             if isinstance(event, dict):
-                said.events += 1
+                said.readable = True
                 _event(event, said)
     return said
 
@@ -225,7 +237,7 @@ def _typed(kind: str, event: dict[str, Any], said: Said) -> bool:
         place = (event.get("item_id"), event.get("content_index"), event.get("summary_index"))
         if kind.endswith(".delta"):
             part = "reasoning" if "reasoning" in kind else "call" if "arguments" in kind or "input" in kind else "text"
-            said.add(part, place, event.get("delta"))
+            said.add(part, (place, "arguments"), event.get("delta"))
         elif kind == "response.output_item.added":
             item = event.get("item")
             if isinstance(item, dict) and "call" in str(item.get("type")):
@@ -338,7 +350,7 @@ def _items(items: Any, add: Any, place: Any) -> None:
         if "call" in kind and not kind.endswith("_output"):
             add("call", (place, number, "name"), item.get("name"))
             arguments = item.get("arguments", item.get("input"))
-            add("call", (place, number), arguments if isinstance(arguments, str) else _json(arguments))
+            add("call", (place, number, "arguments"), arguments if isinstance(arguments, str) else _json(arguments))
             continue
         for key in ("content", "summary"):
             for index, part in enumerate(_dicts(item.get(key))):

@@ -1,8 +1,17 @@
-"""Families of models that count alike."""
+"""Families of models that count alike, and what each adds to the texts of a request.
+
+OpenAI's own count exactly as its published tokenizer does. Nobody else publishes one that we could ship: their tokens
+are what o200k_base counts times a factor, with overheads, all fitted to recorded requests whose usage the provider
+reported (`python tests/bench/estimates.py` prints how well; docs/estimates.md has the table). The errors are what was
+measured there: half the 95 % band, as a part of the count.
+"""
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -10,36 +19,126 @@ import msgspec
 from fluxen.analyzer.ranks import Encoding
 
 
+class Errors(msgspec.Struct, frozen=True, gc=False):
+    """Of a request of plain text, of one with tools or a schema, and of an answer."""
+
+    text: float
+    tools: float
+    output: float
+
+
 class Family(msgspec.Struct, frozen=True, gc=False):
-    """Tokens are `factor` times what `encoding` counts. `input_error` and `output_error` are half the 95 % band."""
+    """Tokens are `factor` times what `encoding` counts. A request adds `base`, `message` per message, `call` per
+    earlier use of a tool; tools add `tools` once and `tool` times the tokens of their JSON; a schema likewise. `thinks`
+    is added when the model is asked to. An answer is `said` times its text, `used` for each call of a tool in it, and
+    `end`. `images` is the rule that says what one costs (fluxen/analyzer/images.py)."""
 
     name: str
+    errors: Errors
     encoding: Encoding = "o200k_base"
     factor: float = 1.0
-    input_error: float = 0.1
-    output_error: float = 0.1
-    bytes_per_token: float = 4.0
+    base: float = 0.0
+    message: float = 0.0
+    call: float = 0.0
+    tools: float = 0.0
+    tool: float = 1.0
+    schemas: float = 0.0
+    schema: float = 1.0
+    thinks: float = 0.0
+    said: float = 1.0
+    used: float = 0.0
+    end: float = 0.0
+    images: str = "unknown"
 
 
-_FAMILIES: Final = {
-    "gpt": Family("gpt", input_error=0.02, output_error=0.02),
-    "gpt-cl100k": Family("gpt-cl100k", "cl100k_base", input_error=0.02, output_error=0.02),
-    "claude": Family("claude", factor=1.2, input_error=0.25, output_error=0.25),
-    "gemini": Family("gemini", factor=1.05, input_error=0.25, output_error=0.25),
-    "other": Family("other", factor=1.1, input_error=0.4, output_error=0.4),
-}
-_NAMES: Final = (
-    (re.compile(r"gpt-3\.5|gpt-35|gpt-4(?![o.\d])|text-embedding|davinci|babbage|ada-002"), "gpt-cl100k"),
-    (re.compile(r"gpt-|chatgpt|(?:^|/)o[134](?:-|$)|codex"), "gpt"),
-    (re.compile(r"claude"), "claude"),
-    (re.compile(r"gemini|gemma"), "gemini"),
+_OTHER: Final = "other"
+
+_FAMILIES: Final = (
+    Family("gpt-3.5, gpt-4", Errors(0.02, 0.1, 0.1), "cl100k_base", images="gpt-4o"),
+    Family("gpt-4o, gpt-4.1", Errors(0.02, 0.1, 0.1), images="gpt-4o"),
+    Family("gpt-4o-mini", Errors(0.02, 0.1, 0.1), images="gpt-4o-mini"),
+    Family("gpt-4.1-mini", Errors(0.02, 0.1, 0.1), images="patches 1.62"),
+    Family("gpt-4.1-nano", Errors(0.02, 0.1, 0.1), images="patches 2.46"),
+    Family("gpt-5, o-series", Errors(0.1, 0.2, 1.0), images="gpt-5"),
+    Family("gpt-5-mini, gpt-5-nano", Errors(0.1, 0.2, 1.0), images="patches 1.62"),
+    Family("gpt-oss", Errors(0.1, 0.5, 1.0), base=62, message=5, tools=63, schemas=60, used=11, end=10),
+    Family(
+        "claude to 4.0", Errors(0.5, 0.4, 0.3), factor=1.11, base=3, message=4, call=60, tools=300, tool=1.1,
+        schemas=130, thinks=28, said=1.16, used=45, end=2, images="claude",
+    ),
+    Family(
+        "claude 4.1 to 4.6", Errors(0.5, 0.2, 0.3), factor=1.145, base=3, message=3, call=52, tools=510, tool=1.14,
+        schemas=130, thinks=17, said=1.12, used=33, end=3, images="claude",
+    ),
+    Family(
+        "claude from 4.7", Errors(0.5, 0.3, 0.4), factor=1.41, base=2, message=3, call=65, tools=300, tool=1.8,
+        schemas=150, said=1.4, used=32, end=3, images="claude",
+    ),
+    Family("gemini to 2.5", Errors(0.3, 0.8, 0.3), tools=12, tool=0.6, schema=0.0, said=1.03, images="gemini"),
+    Family("gemini from 3", Errors(0.5, 0.8, 0.3), call=66, tools=10, tool=0.8, schema=0.0, images="gemini"),
+    Family("llama", Errors(0.6, 0.9, 0.3), base=12, message=5, call=15, tools=110, said=1.03, used=15, end=1),
+    Family("mistral", Errors(0.4, 0.7, 0.3), factor=1.22, message=2, tools=16, tool=1.35, said=1.08, used=2, end=1),
+    Family("nova", Errors(0.4, 0.6, 0.3), factor=1.1, call=17, tools=350, tool=1.16, used=11, end=2),
+    Family("titan", Errors(0.6, 0.9, 0.3), factor=1.11, message=2, said=1.05, end=1),
+    Family("cohere", Errors(0.2, 0.5, 0.3), factor=1.06, tools=50, tool=0.2, said=1.08, used=17),
+    Family("qwen", Errors(0.3, 0.9, 0.3), base=4, message=5, tools=240, used=15, end=1),
+    Family("deepseek", Errors(0.5, 0.9, 0.3), message=4, call=40, tools=280, tool=1.2, said=1.03, used=18, end=1),
+    Family("glm", Errors(0.5, 0.5, 0.3), base=3, message=3, call=15, tools=110, used=5, end=1),
+    Family("kimi", Errors(0.5, 0.5, 0.3), base=3, message=6, call=25, tools=20, used=9),
+    Family("palmyra", Errors(0.5, 0.5, 0.3), base=32, tools=100, used=21),
+    Family(_OTHER, Errors(0.6, 0.9, 0.5), factor=1.05, base=3, message=4, call=20, tools=100, used=15, end=1),
+)  # fmt: skip
+
+# The first that a name (in lower case) meets.
+_NAMES: Final = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"gpt-oss", "gpt-oss"),
+        (r"gpt-3\.5|gpt-35|gpt-4(?:$|-(?!o))|text-embedding|ada-002|davinci-002|babbage-002", "gpt-3.5, gpt-4"),
+        (r"gpt-4o-mini", "gpt-4o-mini"),
+        (r"gpt-4\.1-mini|o4-mini", "gpt-4.1-mini"),
+        (r"gpt-4\.1-nano", "gpt-4.1-nano"),
+        (r"gpt-5[.\d]*-(?:mini|nano)", "gpt-5-mini, gpt-5-nano"),
+        (r"gpt-[5-9]|(?:^|[/.])o\d(?:-|$)|codex", "gpt-5, o-series"),
+        (r"gpt-|chatgpt", "gpt-4o, gpt-4.1"),
+        (r"claude.*(?:4[-.][789](?!\d)|(?:opus|sonnet|haiku|fable)-(?:[5-9]|\d\d)(?!\d))", "claude from 4.7"),
+        (r"claude.*4[-.][1-6](?!\d)", "claude 4.1 to 4.6"),
+        (r"claude", "claude to 4.0"),
+        (r"gemini-(?:[3-9]|\d\d)", "gemini from 3"),
+        (r"gemini|gemma", "gemini to 2.5"),
+        (r"llama", "llama"),
+        (r"mistral|mixtral|magistral|ministral|codestral|pixtral|devstral|voxtral", "mistral"),
+        (r"nova", "nova"),
+        (r"titan", "titan"),
+        (r"command|c4ai|aya|cohere", "cohere"),
+        (r"qwen|qwq", "qwen"),
+        (r"deepseek", "deepseek"),
+        (r"glm", "glm"),
+        (r"kimi|moonshot", "kimi"),
+        (r"palmyra", "palmyra"),
+    )
 )
+_BY_DIALECT: Final = {"anthropic": "claude 4.1 to 4.6", "gemini": "gemini from 3", "cohere": "cohere"}
 
 
+def exact(family: Family) -> bool:
+    """Whether it is OpenAI's own, whose tokenizer is published."""
+    return family.images.startswith(("gpt", "patches"))
+
+
+def reasons(family: Family) -> bool:
+    """Whether it is of those of OpenAI's that think before they answer, and don't show what."""
+    return family.name.startswith("gpt-5")
+
+
+def families() -> Mapping[str, Family]:
+    """All of them by name."""
+    return MappingProxyType({family.name: family for family in _FAMILIES})
+
+
+@functools.lru_cache(maxsize=1024)
 def family_of(model: str | None, dialect: str) -> Family:
-    """By the model's name, else by the dialect's own family."""
+    """By the model's name, whatever stands before it; a name that says nothing: by the dialect's own family."""
     name = (model or "").lower()
-    for pattern, family in _NAMES:
-        if pattern.search(name):
-            return _FAMILIES[family]
-    return _FAMILIES[{"anthropic": "claude", "gemini": "gemini"}.get(dialect, "other")]
+    found = next((family for pattern, family in _NAMES if pattern.search(name)), None)
+    return families()[found or _BY_DIALECT.get(dialect, _OTHER)]

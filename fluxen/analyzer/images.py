@@ -1,14 +1,17 @@
-"""How large an image in a request is: from the first bytes of the file, as it stands in base64."""
+"""How many tokens an image in a request is: its size from the first bytes of the file, then the provider's formula."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import math
 import struct
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+# OpenAI's (tokens of an image, tokens of each tile), https://platform.openai.com/docs/guides/images-vision
+_TILES: Final = {"gpt-4o": (85, 170), "gpt-4o-mini": (2833, 5667), "gpt-5": (70, 140)}
 _START: Final = 64 * 1024  # characters of base64 that are looked at
 
 
@@ -69,3 +72,73 @@ def _jpeg(raw: bytes) -> tuple[int, int] | None:
             return width, height
         at += 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
     return None
+
+
+def image_part(part: dict[str, Any]) -> Image | None:
+    """The image that a part of a message is, in any provider's spelling; None if it is none."""
+    linked = part.get("image_url")
+    if linked is not None or part.get("type") == "input_image":
+        url = linked.get("url") if isinstance(linked, dict) else linked
+        detail = linked.get("detail") if isinstance(linked, dict) else part.get("detail")
+        return data_image(url if isinstance(url, str) else "", detail if isinstance(detail, str) else None)
+    if part.get("type") == "image":
+        return _sourced(part.get("source", part))
+    image = part.get("image")
+    if isinstance(image, dict) and "source" in image:  # Bedrock
+        return _sourced(image["source"])
+    for inline in (part.get(key) for key in ("inlineData", "inline_data", "fileData", "file_data")):
+        if isinstance(inline, dict):
+            mime = inline.get("mimeType", inline.get("mime_type"))
+            if isinstance(mime, str) and mime.startswith("image/"):
+                return _sourced(inline)
+    return None
+
+
+def _sourced(source: Any) -> Image:
+    data = next((source[key] for key in ("data", "bytes") if key in source), None) if isinstance(source, dict) else None
+    return data_image(data if isinstance(data, str) else "", None)
+
+
+def image_tokens(rule: str, image: Image) -> tuple[int, bool]:
+    """(tokens of an image by the provider's published formula, whether its size was known). Without a size or a
+    formula: those of a picture of 1024 × 1024."""
+    sure = image.width is not None and rule != "unknown"
+    width, height = image.width or 1024, image.height or 1024
+    if width <= 0 or height <= 0:
+        width = height = 1
+    if rule in _TILES:
+        base, tile = _TILES[rule]
+        if image.detail == "low":
+            return base, rule != "unknown"
+        return base + tile * _tiles(width, height), sure
+    if rule.startswith("patches "):
+        return round(_patches(width, height) * float(rule.removeprefix("patches "))), sure
+    if rule == "claude":
+        return _claude(width, height), sure
+    if rule == "gemini":
+        if width <= 384 and height <= 384:
+            return 258, sure
+        return 258 * math.ceil(width / 768) * math.ceil(height / 768), sure
+    return 1000, False
+
+
+def _tiles(width: int, height: int) -> int:
+    """Squares of 512 after fitting into 2048 × 2048 and the shorter side to 768."""
+    scale = min(1.0, 2048 / max(width, height))
+    scale = min(scale, 768 / min(width, height))
+    return math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
+
+
+def _patches(width: int, height: int) -> int:
+    """Squares of 32, at most 1536 of them."""
+    count = math.ceil(width / 32) * math.ceil(height / 32)
+    if count <= 1536:
+        return count
+    shrink = math.sqrt(1536 * 32 * 32 / (width * height))
+    return min(1536, math.ceil(width * shrink / 32) * math.ceil(height * shrink / 32))
+
+
+def _claude(width: int, height: int) -> int:
+    """The area by 750, after fitting the longer side to 1568."""
+    scale = min(1.0, 1568 / max(width, height))
+    return min(1600, math.ceil(width * scale * height * scale / 750))

@@ -13,57 +13,74 @@ from typing import Any, Final
 
 import msgspec
 
-from fluxen.analyzer.images import Image, data_image
+from fluxen.analyzer.declared import Tool, limit_of, schema_of, tools_of
+from fluxen.analyzer.images import Image, image_part
 
 _DEPTH: Final = 64
-_MESSAGE_PARTS: Final = ("parts", "content")
+_INSTRUCTIONS: Final = ("system", "systemInstruction", "system_instruction", "instructions", "preamble")
 _TOP: Final = ("prompt", "message", "inputText", "inputs", "texts", "content", "text", "query", "documents", "suffix")
-_INSIDE: Final = (
-    "text", "content", "parts", "thinking", "output", "json", "reasoningText", "reasoningContent", "refusal",
+_IN_MESSAGE: Final = ("parts", "content", "message", "refusal")
+_IN_PART: Final = ("text", "content", "parts", "output", "json", "refusal")
+_THINKING: Final = ("thinking", "redacted_thinking")
+_ELSEWHERE: Final = (
+    "previous_response_id", "previous_interaction_id", "conversation", "conversation_id", "mcp_servers", "container",
+    "context_management", "cachedContent", "cached_content", "web_search_options", "web_search", "connectors",
 )  # fmt: skip
-_BINARY: Final = 512  # characters of a string in which no blank stands after which it may be base64
+_CALLS: Final = ("functionCall", "function_call", "toolUse")
+_RESULTS: Final = ("functionResponse", "function_response", "toolResult")
+_FILES: Final = (
+    "inlineData", "inline_data", "fileData", "file_data", "input_audio", "file", "video", "audio", "source", "document",
+)  # fmt: skip
 
 
-class Tool(msgspec.Struct, frozen=True, gc=False):
-    """A function that the model may call. `schema` is the JSON schema of its parameters."""
+class Call(msgspec.Struct, frozen=True, gc=False):
+    """An earlier call of a tool, with its arguments as JSON text, or what the tool answered."""
 
     name: str
-    description: str
-    schema: Any
+    text: str
 
 
 class Prompt(msgspec.Struct):
-    """`texts` are what was said, `system` of them the instructions' own count of messages; `calls` are (name,
-    arguments as JSON text) of earlier tool calls and `results` the answers to them. `schema` is the one an answer has
-    to follow. `media` counts bytes of what is neither text nor an image; `hosted` the provider's own tools.
-    `known` is False when only the strings of an unknown shape are here."""
+    """`texts` are what was said in `messages` messages, `system` of which are instructions; `names` those of speakers.
+    `calls` and `results` are earlier uses of tools, `parallel` of the messages had more than one call. `schema` is the
+    one an answer has to follow, `limit` the most tokens it may have. `media` are the sizes in bytes of what is neither
+    text nor an image (0: only a reference to it), `hosted` is how many of the provider's own tools may be used.
+    `thoughts` are a model's own of earlier turns, which most providers leave out, `sealed` is the size of those that
+    only the provider can read. `pending`: the last that was said is a tool's answer, so that the model goes on with its
+    turn; `forced`: it has to call a certain tool. `elsewhere`: the request refers to a context that the provider holds.
+    `known` is False when the shape is not: then `texts` are all strings there are."""
 
     model: str | None = None
     texts: list[str] = []
     messages: int = 0
     system: int = 0
     names: list[str] = []
-    calls: list[tuple[str, str]] = []
-    results: list[str] = []
+    calls: list[Call] = []
+    parallel: int = 0
+    results: list[Call] = []
     tools: list[Tool] = []
-    schema: Any = None
+    schema: dict[str, Any] | None = None
     images: list[Image] = []
-    media: int = 0
+    media: list[int] = []
     hosted: int = 0
-    known: bool = True
     limit: int | None = None
+    thoughts: list[str] = []
+    sealed: int = 0
+    thinks: bool = False
+    pending: bool = False
+    forced: bool = False
+    elsewhere: bool = False
+    known: bool = True
 
 
 def read_prompt(body: bytes) -> Prompt | None:
     """None if the body is no JSON object."""
     asked = decoded(body)
-    if not isinstance(asked, dict):
-        return None
-    return _Reader(asked).prompt
+    return _Reader(asked).prompt if isinstance(asked, dict) else None
 
 
 def decoded(body: bytes) -> Any:
-    """JSON as values; None where it is none. A half of a surrogate pair or a bad byte becomes U+FFFD."""
+    """JSON as values; None where it is none. A bad byte becomes U+FFFD."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -79,287 +96,234 @@ class _Reader:
 
     def __init__(self, asked: dict[str, Any]) -> None:
         self.prompt = found = Prompt()
-        model = asked.get("model")
+        self._named: dict[str, str] = {}  # tools by the ids of their calls
+        model = asked.get("model", asked.get("modelId"))
         found.model = model if isinstance(model, str) else None
-        found.limit = _limit(asked)
-        for key in ("system", "systemInstruction", "system_instruction", "instructions", "preamble"):
+        for key in _INSTRUCTIONS:
             if asked.get(key):
                 found.system += 1
+                found.messages += key == "instructions"  # a message of its own
                 self._content(asked[key])
         for key in ("messages", "contents", "chat_history"):
             self._messages(asked.get(key))
-        if "input" in asked:
-            self._input(asked["input"])
-        for key in (
-            "prompt",
-            "message",
-            "inputText",
-            "inputs",
-            "texts",
-            "content",
-            "text",
-            "query",
-            "documents",
-            "suffix",
-        ):
+        self._input(asked.get("input"))
+        for key in _TOP:
             value = asked.get(key)
             if isinstance(value, str | list) or (key == "content" and isinstance(value, dict)):
+                if key in ("prompt", "message"):
+                    found.messages += 1
                 self._content(value)
-        requests = asked.get("requests")
-        if isinstance(requests, list):
-            for request in requests:
-                if isinstance(request, dict):
-                    self._content(request.get("content"))
-        self._tools(asked.get("tools"))
-        configured = asked.get("toolConfig")
-        if isinstance(configured, dict):
-            self._tools(configured.get("tools"))
-        found.schema = _schema(asked)
-        if not found.texts and not found.messages and not found.images and not found.media:
+        for request in _dicts(asked.get("requests")):
+            self._content(request.get("content"))
+        for result in _dicts(asked.get("tool_results")):  # Cohere v1
+            call = result.get("call")
+            name = call.get("name") if isinstance(call, dict) else None
+            found.results.append(Call(str(name or ""), as_text(result.get("outputs"))))
+        if not (found.texts or found.messages or found.images or found.media or found.results):
             found.known = False
             found.texts = list(_strings(asked))
+        own, found.hosted = tools_of(asked)
+        found.tools += own
+        found.elsewhere = any(asked.get(key) for key in _ELSEWHERE) or isinstance(asked.get("prompt"), dict)
+        choice = asked.get("tool_choice")
+        found.forced = isinstance(choice, dict) and choice.get("type") == "function"
+        thinking = asked.get("thinking")
+        found.thinks = isinstance(thinking, dict) and thinking.get("type") != "disabled"
+        found.schema, found.limit = schema_of(asked), limit_of(asked)
 
     def _messages(self, messages: Any) -> None:
-        if not isinstance(messages, list):
-            return
-        for message in messages:
+        for message in messages if isinstance(messages, list) else ():
             if isinstance(message, dict):
-                self.prompt.messages += 1
                 self._message(message)
             elif isinstance(message, str):
                 self.prompt.messages += 1
                 self.prompt.texts.append(message)
 
     def _message(self, message: dict[str, Any]) -> None:
-        name = message.get("name")
-        if isinstance(name, str) and message.get("role") not in ("tool", "function"):
-            self.prompt.names.append(name)
-        result = message.get("role") in ("tool", "function")
-        for key in (*_MESSAGE_PARTS, "message", "reasoning_content", "refusal"):
-            if key in message:
-                self._content(message[key], result=result)
-        calls = message.get("tool_calls")
-        for call in calls if isinstance(calls, list) else ():
-            if isinstance(call, dict):
-                function = call.get("function")
-                self._call(function if isinstance(function, dict) else call)
+        found = self.prompt
+        role, name = message.get("role"), message.get("name")
+        answers = None
+        if role in ("tool", "function"):
+            called = message.get("tool_call_id")
+            answers = self._named.get(called) if isinstance(called, str) else None
+            answers = answers or (name if isinstance(name, str) else "")
+        else:
+            found.messages += 1
+            found.system += role in ("system", "developer")
+            if isinstance(name, str):
+                found.names.append(name)
+        before = len(found.calls)
+        found.pending = answers is not None
+        if answers is not None:
+            content = message.get("content")
+            pieces = _dicts(content)
+            text = "".join(str(part.get("text") or "") for part in pieces) if pieces else as_text(content)
+            found.results.append(Call(answers, text))
+        else:
+            for key in _IN_MESSAGE:
+                self._content(message.get(key))
+            self._thought(message.get("reasoning_content"))
+        for call in _dicts(message.get("tool_calls")):
+            function = call.get("function")
+            self._call(function if isinstance(function, dict) else call, call.get("id"))
         if isinstance(message.get("function_call"), dict):
-            self._call(message["function_call"])
-        results = message.get("tool_results")
-        if isinstance(results, list):
-            self.prompt.results += [_text(value) for value in results]
+            self._call(message["function_call"], None)
+        for result in _dicts(message.get("tool_results")):
+            found.results.append(Call("", as_text(result)))
+        found.parallel += len(found.calls) - before > 1
 
     def _input(self, value: Any) -> None:
         """Of the Responses API, or what is to be embedded."""
-        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            for item in value:
-                if not isinstance(item, dict):
-                    continue
-                kind = item.get("type")
-                self.prompt.messages += 1
-                if kind in ("function_call", "custom_tool_call", "mcp_call"):
-                    self._call(item)
-                elif isinstance(kind, str) and kind.endswith("_output"):
-                    self._content(item.get("output"), result=True)
-                elif kind == "reasoning":
-                    self._content(item.get("summary"))
-                elif "content" in item:
-                    self._message(item)
-                else:
-                    self._part(item, False, 0)
-        else:
+        found = self.prompt
+        items = _dicts(value)
+        if not items:
+            found.messages += isinstance(value, str)
             self._content(value)
+            return
+        calls = 0
+        for item in items:
+            kind = str(item.get("type") or "")
+            if kind.endswith("_call"):
+                self._call(item, item.get("call_id"))
+                calls += 1
+                continue
+            found.parallel += calls > 1
+            calls = 0
+            found.pending = kind.endswith("_output")
+            if found.pending:
+                called = item.get("call_id")
+                name = self._named.get(called, "") if isinstance(called, str) else ""
+                found.results.append(Call(name, as_text(item.get("output"))))
+            elif kind == "reasoning":
+                self._seal(item.get("encrypted_content"))
+            elif "tools" in item:
+                found.tools += tools_of(item)[0]
+            elif "content" in item:
+                self._message(item)
+            else:
+                self._part(item, 0)
 
-    def _content(self, value: Any, *, result: bool = False, depth: int = 0) -> None:
+    def _content(self, value: Any, depth: int = 0) -> None:
         """Text, a part, or a list of either."""
         if isinstance(value, str):
-            self._text(value, result)
-        elif isinstance(value, list):
-            if value and all(isinstance(item, int) for item in value):  # tokens already
+            self._text(value)
+        elif isinstance(value, dict):
+            self._part(value, depth)
+        elif isinstance(value, list) and depth < _DEPTH:
+            if value and all(isinstance(item, int) for item in value):  # tokens already: " a" is one
                 self.prompt.texts.append(" a" * len(value))
                 return
             for item in value:
-                if depth < _DEPTH:
-                    self._content(item, result=result, depth=depth + 1)
-        elif isinstance(value, dict):
-            self._part(value, result, depth)
+                self._content(item, depth + 1)
 
-    def _part(self, part: dict[str, Any], result: bool, depth: int) -> None:
+    def _part(self, part: dict[str, Any], depth: int) -> None:
         if depth >= _DEPTH:
             return
-        image = _image(part)
+        for key in ("thoughtSignature", "thought_signature"):
+            self._seal(part.get(key))
+        image = image_part(part)
+        size = _file(part) if image is None else None
         if image is not None:
             self.prompt.images.append(image)
-            return
-        size = _media(part)
-        if size is not None:
-            self.prompt.media += size
-            return
-        for key in ("functionCall", "function_call", "toolUse"):
+        elif size is not None:
+            self.prompt.media.append(size)
+        elif part.get("type") in _THINKING or part.get("thought") is True:
+            self._thought(part.get("thinking", part.get("data", part.get("text"))))
+        elif "reasoningContent" in part:
+            inner = part["reasoningContent"]
+            text = inner.get("reasoningText") if isinstance(inner, dict) else None
+            self._thought(text.get("text") if isinstance(text, dict) else None)
+        elif not self._use(part):
+            said = False
+            for key in _IN_PART:
+                value = part.get(key)
+                if key == "json" and value is not None:
+                    self.prompt.texts.append(as_text(value))
+                elif value:
+                    self._content(value, depth + 1)
+                said = said or value is not None
+            if not said and part.get("type") in (None, "document"):
+                self.prompt.texts += list(_strings(part))
+
+    def _use(self, part: dict[str, Any]) -> bool:
+        """A call of a tool or its answer, as a part of a message."""
+        for key in _CALLS:
             if isinstance(part.get(key), dict):
-                self._call(part[key])
-                return
-        if part.get("type") in ("tool_use", "server_tool_use", "tool-call"):
-            self._call(part)
-            return
-        for key in ("functionResponse", "function_response", "toolResult"):
+                self._call(part[key], part[key].get("toolUseId", part[key].get("id")))
+                return True
+        if part.get("type") in ("tool_use", "server_tool_use", "function_call"):
+            self._call(part, part.get("id"))
+            return True
+        for key in _RESULTS:
             if isinstance(part.get(key), dict):
                 inner = part[key]
-                answer = inner.get("content", inner.get("response"))
-                if isinstance(answer, list):
-                    self._content(answer, result=True, depth=depth + 1)
-                else:
-                    self.prompt.results.append(_text(answer))
-                return
-        result = result or part.get("type") in ("tool_result", "function_call_output")
-        said = False
-        for key in (
-            "text",
-            "content",
-            "parts",
-            "thinking",
-            "output",
-            "json",
-            "reasoningText",
-            "reasoningContent",
-            "refusal",
-        ):
-            value = part.get(key)
-            if isinstance(value, str):
-                self._text(value, result)
-                said = True
-            elif isinstance(value, list | dict) and value:
-                if key == "json":
-                    self.prompt.results.append(_text(value))
-                else:
-                    self._content(value, result=result, depth=depth + 1)
-                said = True
-        if not said and part.get("type") in (None, "document", "json"):
-            self.prompt.texts += list(_strings(part))
+                self._result(inner, inner.get("content", inner.get("response")), inner.get("toolUseId"))
+                return True
+        if str(part.get("type") or "").endswith("tool_result"):
+            self._result(part, part.get("content"), part.get("tool_use_id"))
+            return True
+        return False
 
-    def _text(self, text: str, result: bool) -> None:
-        if len(text) > _BINARY and not any(blank in text[:_BINARY] for blank in " \n\t{") and text[:5] == "data:":
-            self.prompt.media += len(text) * 3 // 4
-            return
-        (self.prompt.results if result else self.prompt.texts).append(text)
+    def _result(self, part: dict[str, Any], content: Any, called: Any) -> None:
+        name = part.get("name") or (self._named.get(called) if isinstance(called, str) else None)
+        texts: list[str] = []
+        for piece in [*_dicts(content), *_dicts(part.get("parts"))]:
+            image = image_part(piece)
+            if image is not None:
+                self.prompt.images.append(image)
+            elif _file(piece) is not None:
+                self.prompt.media.append(_file(piece) or 0)
+            else:
+                texts.append(as_text(piece.get("text", piece.get("json", piece))))
+        self.prompt.pending = True
+        self.prompt.results.append(Call(str(name or ""), "".join(texts) if texts else as_text(content)))
 
-    def _call(self, call: dict[str, Any]) -> None:
-        arguments = call.get("arguments", call.get("args", call.get("input", call.get("parameters"))))
-        self.prompt.calls.append((str(call.get("name") or ""), _text(arguments)))
+    def _thought(self, text: Any) -> None:
+        if isinstance(text, str) and text:
+            self.prompt.thoughts.append(text)
 
-    def _tools(self, tools: Any) -> None:
-        for tool in tools if isinstance(tools, list) else ():
-            if not isinstance(tool, dict):
-                continue
-            declared = tool.get("functionDeclarations", tool.get("function_declarations"))
-            if isinstance(declared, list):
-                for one in declared:
-                    self._tool(one)
-                continue
-            for key in ("function", "toolSpec"):
-                if isinstance(tool.get(key), dict):
-                    tool = tool[key]
-            if "name" in tool and (tool.get("type") in (None, "function", "custom") or "input_schema" in tool):
-                self._tool(tool)
-            elif tool.keys() - {"cachePoint"}:
-                self.prompt.hosted += 1
+    def _seal(self, sealed: Any) -> None:
+        if isinstance(sealed, str):
+            self.prompt.sealed += len(sealed)
 
-    def _tool(self, tool: Any) -> None:
-        if not isinstance(tool, dict):
-            return
-        schema = None
-        for key in ("parameters", "input_schema", "inputSchema", "parametersJsonSchema", "parameter_definitions"):
-            schema = schema or tool.get(key)
-        if isinstance(schema, dict) and isinstance(schema.get("json"), dict):
-            schema = schema["json"]
-        self.prompt.tools.append(Tool(str(tool.get("name") or ""), str(tool.get("description") or ""), schema))
+    def _text(self, text: str) -> None:
+        if text.startswith("data:") and ";base64," in text[:100]:
+            self.prompt.media.append(len(text) * 3 // 4)
+        elif text:
+            self.prompt.texts.append(text)
+
+    def _call(self, call: dict[str, Any], identity: Any) -> None:
+        arguments = next((call[key] for key in ("arguments", "args", "input", "parameters") if key in call), None)
+        name = str(call.get("name") or "")
+        if isinstance(identity, str):
+            self._named[identity] = name
+        self.prompt.calls.append(Call(name, as_text(arguments)))
 
 
-def _limit(asked: dict[str, Any]) -> int | None:
-    """The most tokens that the answer may have."""
-    places: list[Any] = [asked]
-    places += [asked.get(key) for key in ("generationConfig", "generation_config", "inferenceConfig", "options")]
-    places += [asked.get("textGenerationConfig")]
-    names = ("max_completion_tokens", "max_output_tokens", "max_tokens", "maxOutputTokens", "maxTokens")
-    for place in places:
-        if isinstance(place, dict):
-            for name in (*names, "num_predict", "maxTokenCount", "max_gen_len", "max_tokens_to_sample"):
-                value = place.get(name)
-                if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                    return value
-    return None
-
-
-def _schema(asked: dict[str, Any]) -> Any:
-    for place in (
-        asked.get("response_format"),
-        asked.get("text"),
-        asked.get("output_config"),
-        asked.get("output_format"),
-    ):
-        if isinstance(place, dict):
-            inner = place.get("format", place)
-            if isinstance(inner, dict):
-                named = inner.get("json_schema")
-                found = (named.get("schema") if isinstance(named, dict) else None) or inner.get("schema")
-                if isinstance(found, dict):
-                    return found
-    configured = asked.get("generationConfig", asked.get("generation_config"))
-    if isinstance(configured, dict):
-        for key in ("responseSchema", "responseJsonSchema", "response_schema"):
-            if isinstance(configured.get(key), dict):
-                return configured[key]
-    shape = asked.get("format")
-    return shape if isinstance(shape, dict) else None
-
-
-def _image(part: dict[str, Any]) -> Image | None:
-    kind = part.get("type")
-    linked = part.get("image_url")
-    if linked is not None:
-        url = linked.get("url") if isinstance(linked, dict) else linked
-        detail = linked.get("detail") if isinstance(linked, dict) else part.get("detail")
-        return data_image(url if isinstance(url, str) else "", detail if isinstance(detail, str) else None)
-    if kind == "input_image":
-        return data_image("", None)
-    if kind == "image":
-        source = part.get("source")
-        data = source.get("data") if isinstance(source, dict) else None
-        return data_image(data if isinstance(data, str) else "", None)
-    image = part.get("image")
-    if isinstance(image, dict) and isinstance(image.get("source"), dict):
-        data = image["source"].get("bytes")
-        return data_image(data if isinstance(data, str) else "", None)
-    inline = part.get("inlineData", part.get("inline_data"))
-    if isinstance(inline, dict):
-        mime = inline.get("mimeType", inline.get("mime_type"))
-        if isinstance(mime, str) and mime.startswith("image/"):
-            data = inline.get("data")
-            return data_image(data if isinstance(data, str) else "", None)
-    return None
-
-
-def _media(part: dict[str, Any]) -> int | None:
-    """Bytes of a part that is no text: audio, video, a document, or a reference to one (0: nobody knows)."""
-    names = ("inlineData", "inline_data", "fileData", "file_data", "input_audio", "file", "video", "audio", "source")
-    for key in (*names, "document"):
+def _file(part: dict[str, Any]) -> int | None:
+    """Bytes of a part that is no text: audio, video, a document; 0 for a reference to one."""
+    if part.get("type") in ("input_file", "input_audio", "file"):
+        return _longest(part)
+    for key in _FILES:
         inner = part.get(key)
         if isinstance(inner, dict):
-            if inner.get("type") == "text" and isinstance(inner.get("data"), str):
+            if inner.get("type") in ("text", "content"):  # a document that is text
                 return None
-            return max((len(text) for text in _strings(inner)), default=0) * 3 // 4
-    if part.get("type") in ("input_file", "input_audio", "file"):
-        return max((len(text) for text in _strings(part)), default=0) * 3 // 4
+            return _longest(inner)
     return None
 
 
-def _text(value: Any) -> str:
-    """As the provider would write it into a prompt: a string as it is, anything else as compact JSON."""
+def _longest(value: Any) -> int:
+    """Bytes of the longest base64 in it."""
+    texts = [text for text in _strings(value) if len(text) > 256 and "://" not in text[:16]]
+    return max(map(len, texts), default=0) * 3 // 4
+
+
+def as_text(value: Any) -> str:
+    """As it is written into a prompt: a string as it is, anything else as JSON."""
     if isinstance(value, str):
         return value
-    if value is None:
-        return ""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    return "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _strings(value: Any, depth: int = 0) -> Iterator[str]:
@@ -369,3 +333,7 @@ def _strings(value: Any, depth: int = 0) -> Iterator[str]:
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
         for item in inner:
             yield from _strings(item, depth + 1)
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
