@@ -53,7 +53,7 @@ def read_start(dialect: Dialect, piece: bytes, landmarks: tuple[bytes, ...]) -> 
 
 def _closed(dialect: Dialect, piece: bytes, landmark: bytes, at: int) -> Part | None:
     """The beginning, up to the end of the value of the key at `at`, with its objects closed."""
-    is_usage = b"usage" in landmark
+    is_usage = _tells(landmark) == "usage"
     end = at + len(landmark)
     for _ in range(_TRIES):  # a usage object ends at one of the next braces, a name at one of the next quotes
         end = piece.find(b"}" if is_usage else b'"', end) + 1
@@ -92,11 +92,19 @@ def _from_start(piece: bytes, landmark: bytes) -> Iterator[int]:
             yield at
 
 
+def _tells(landmark: bytes) -> str:
+    """What stands behind a key: the name of a Part's field."""
+    low = landmark.lower()
+    if b"model" in low or b"tier" in low:
+        return "model" if b"model" in low else "tier"
+    return "finish" if any(word in low for word in (b"finish", b"stop", b"status", b"reason")) else "usage"
+
+
 def _knows(part: Part, landmark: bytes) -> bool:
-    if b"usage" in landmark:
-        return part.usage is not None
-    return part.model is not None if b"model" in landmark else part.finish is not None
+    return getattr(part, _tells(landmark)) is not None
 
 
 def _useful(part: Part | None) -> bool:
-    return part is not None and not (part.usage is None and part.model is None and part.finish is None)
+    return part is not None and any(
+        told is not None for told in (part.usage, part.model, part.finish, part.tier, part.calls)
+    )

@@ -18,10 +18,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from fluxen.analyzer import fragment, sse
-from fluxen.providers.answer import Billing, Leg, Modalities, Part, Tally, Usage
+from fluxen.analyzer import eventstream, fragment, sse
+from fluxen.providers.answer import Billing, Leg, Modalities, Part, Tally, Usage, with_calls
 from fluxen.providers.dialect import Dialect, dialects
-from fluxen.providers.openai import GEMINI_CHAT, GEMINI_EMBEDDINGS
+from fluxen.providers.paths import OTHER
 
 __all__ = [
     "HEAD", "TAIL", "Leg", "Modalities", "Reading", "Usage", "billing", "read_answer", "read_clipped", "read_stream",
@@ -41,8 +41,6 @@ _LOOK_AHEAD: Final = 8  # events looked at from the start
 _BLANK: Final = b" \t\r\n"
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError)
 _ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
-_ANTHROPIC_DOORS: Final = ("/v1/messages", "/v1/messages/count_tokens")
-_OPENAI_DOORS: Final = ("/v1/chat/completions", "/v1/responses", "/v1/embeddings", GEMINI_CHAT, GEMINI_EMBEDDINGS)
 
 Source = Literal["reported", "estimated", "partial", "unknown", "none"]
 
@@ -70,15 +68,21 @@ class Reading(msgspec.Struct, gc=False):
     tier: str | None = None
 
 
-def read_answer(dialect: str, endpoint: str, status: int, body: bytes) -> Reading:
-    """A whole unstreamed body, content coding removed."""
+def read_answer(dialect: str, endpoint: str, status: int, body: bytes, counts: bytes | None = None) -> Reading:
+    """A whole unstreamed body, content coding removed. `counts`: a usage object that the answer's headers made."""
     spoken, billing = _spoken(dialect, endpoint)
     if billing == "free" or not 200 <= status < 300:
         return Reading()
-    return _reading(spoken, endpoint, spoken.part(body) or Part(), final=True)
+    if body[:64].lstrip(_BLANK)[:1] == b"[":  # Gemini's stream without alt=sse
+        part = _last(spoken, reversed(_elements(body, True)), False)
+    else:
+        part = spoken.part(body) or Part()
+    return _reading(spoken, endpoint, part, final=True, counts=counts)
 
 
-def read_clipped(dialect: str, endpoint: str, status: int, head: bytes, tail: bytes) -> Reading:
+def read_clipped(
+    dialect: str, endpoint: str, status: int, head: bytes, tail: bytes, counts: bytes | None = None
+) -> Reading:
     """An unstreamed body that was too large to hold or broke off, from its first and last bytes.
 
     `tail` may be empty: then `head` is all there is. No more than HEAD and TAIL bytes are looked at.
@@ -86,10 +90,11 @@ def read_clipped(dialect: str, endpoint: str, status: int, head: bytes, tail: by
     spoken, billing = _spoken(dialect, endpoint)
     if billing == "free" or not 200 <= status < 300:
         return Reading()
-    part = fragment.read_end(spoken, (tail or head)[-TAIL:].strip())
+    end = (tail or head)[-TAIL:].strip()
+    part = fragment.read_end(spoken, end.removesuffix(b"]").rstrip() if head[:1] == b"[" else end)
     if not part.full:
         part.complete_from(fragment.read_start(spoken, head[:HEAD], spoken.landmarks))
-    return _reading(spoken, endpoint, part, final=True)
+    return _reading(spoken, endpoint, part, final=True, counts=counts)
 
 
 def read_stream(dialect: str, endpoint: str, status: int, head: bytes, tail: bytes, complete: bool) -> Reading:
@@ -101,13 +106,18 @@ def read_stream(dialect: str, endpoint: str, status: int, head: bytes, tail: byt
     if billing == "free" or not 200 <= status < 300:
         return Reading()
     gap = len(tail) >= TAIL
+    if eventstream.begins(head):
+        return _read_events(spoken, endpoint, head, tail, gap, complete)
     head = head.removeprefix(b"\xef\xbb\xbf")
     start = head[:64].lstrip(_BLANK)[:1]
-    if start == b"{" and not gap:  # JSON although a stream was asked for
-        return _reading(spoken, endpoint, spoken.part((head + tail).lstrip(_BLANK)) or Part(), final=True)
     if start == b"{":
-        return read_clipped(dialect, endpoint, status, head, tail)
-    if start == b"[" and not gap:  # Gemini's stream without alt=sse
+        end = tail if gap else head + tail
+        if not _is_lines(end):  # JSON although a stream was asked for
+            if gap:
+                return read_clipped(dialect, endpoint, status, head, tail)
+            return _reading(spoken, endpoint, spoken.part(end.lstrip(_BLANK)) or Part(), final=True)
+        part = _last(spoken, (b"data:" + line for line in reversed(end.split(b"\n"))), gap)
+    elif start == b"[" and not gap:  # Gemini's stream without alt=sse
         part = _last(spoken, reversed(_elements(head + tail, complete)), False)
     elif start == b"[":
         part = fragment.read_end(spoken, tail.rstrip().removesuffix(b"]").rstrip())
@@ -116,10 +126,30 @@ def read_stream(dialect: str, endpoint: str, status: int, head: bytes, tail: byt
         part = _last(spoken, sse.backwards(sse.normalised(tail) if gap else first), gap)
         if part.model is None:  # Anthropic says it at the start only, together with the input's count
             began = _first(spoken, first, gap)
-            part.model = began.model
+            part.model, part.tier = began.model, part.tier or began.tier
             if began.opening:
                 return _reading(spoken, endpoint, part, complete or part.finish is not None, began.usage)
     return _reading(spoken, endpoint, part, final=complete or part.finish is not None)
+
+
+def _read_events(spoken: Dialect, endpoint: str, head: bytes, tail: bytes, gap: bool, complete: bool) -> Reading:
+    """Amazon's event stream. What Anthropic's models say at the start is there, too, when they were invoked."""
+    first = head if gap or not tail else head + tail
+    part = _last(spoken, (b"data:" + data for data in eventstream.backwards(tail if gap else first)), gap)
+    if part.model is None:
+        for data in itertools.islice(eventstream.forwards(first), _LOOK_AHEAD):
+            began = spoken.part(data)
+            if began is not None and began.opening:
+                part.model = began.model
+                return _reading(spoken, endpoint, part, complete or part.finish is not None, began.usage)
+    return _reading(spoken, endpoint, part, final=complete or part.finish is not None)
+
+
+def _is_lines(end: bytes) -> bool:
+    """Whether the end of a body that begins with an object is that of many, one a line."""
+    end = end.rstrip()
+    at = end.rfind(b"\n")
+    return at >= 0 and end[at + 1 : at + 2] == b"{"
 
 
 def billing(dialect: str, endpoint: str) -> Billing:
@@ -143,29 +173,40 @@ def reread(dialect: str, endpoint: str, raw: bytes) -> Tally | None:
 
 @functools.lru_cache(maxsize=1024)  # endpoints are templates: there are fewer
 def _spoken(dialect: str, endpoint: str) -> tuple[Dialect, Billing]:
-    """The protocol of an answer. Many servers speak a second one at that protocol's own address."""
-    if endpoint in _OPENAI_DOORS:
-        dialect = "openai"
-    elif endpoint in _ANTHROPIC_DOORS:
-        dialect = "anthropic"
     spoken = dialects()[dialect]
     return spoken, spoken.billing(endpoint)
 
 
-def _reading(spoken: Dialect, endpoint: str, part: Part, final: bool, opening: bytes | None = None) -> Reading:
-    """`final`: whether the usage is the last word, not a count on the way; `opening`: one from before the answer."""
+def _reading(
+    spoken: Dialect,
+    endpoint: str,
+    part: Part,
+    final: bool,
+    opening: bytes | None = None,
+    counts: bytes | None = None,
+) -> Reading:
+    """`final`: whether the usage is the last word, not a count on the way; `opening`: one from before the answer;
+    `counts`: one for what the body leaves out."""
     usage = part.usage
     if usage is None:
-        usage, final = opening, False
-    elif opening is not None:
+        usage, final = opening, final and opening is None
+    elif opening is not None and not part.spare:
         usage = _merged(opening, usage)
     tally = spoken.tally(endpoint, usage) if usage is not None else None
+    if counts is not None and (tally is None or not tally.usage.output):
+        usage = counts if usage is None else _merged(counts, usage)
+        tally = spoken.tally(endpoint, usage)
+    stated_only = spoken.billing(endpoint) == "stated"
     if usage is None or tally is None:
-        return Reading(part.model, part.finish, None, "unknown")
+        return Reading() if stated_only else Reading(part.model, part.finish, None, "unknown")
+    if part.calls:
+        usage = with_calls(usage, part.calls)
+        tally = spoken.tally(endpoint, usage) or tally
     raw = usage if len(usage) <= RAW_LIMIT and usage.isascii() else _fitted(usage)
-    if spoken.billing(endpoint) == "other":
-        return Reading(part.model, part.finish, None, "unknown", raw)
     source: Source = "reported" if final and tally.whole else "partial"
+    # Where tokens are not what is billed, a part of them tells nothing; nor does anything at an unknown address.
+    if spoken.billing(endpoint) == "other" and (source == "partial" or endpoint.endswith(OTHER)):
+        return Reading(part.model, part.finish, None, "unknown", raw)
     return Reading(
         part.model, part.finish, tally.usage, source, raw, tally.stated_cost_pico if final else None, tally.legs,
         tally.stated_source if final else None, part.tier or tally.tier,
@@ -185,7 +226,7 @@ def _last(spoken: Dialect, blocks: Iterator[bytes], gap: bool) -> Part:
         following = next(blocks, None)
         looked += 1
         if looked > _LOOK_BACK:
-            if found.usage is not None or mentions == _MENTIONS:
+            if found.counted or mentions == _MENTIONS:
                 break
             if b'"usage' not in block:
                 block = following
@@ -196,7 +237,7 @@ def _last(spoken: Dialect, blocks: Iterator[bytes], gap: bool) -> Part:
             part = spoken.part(data)
             if part is not None and not part.opening:
                 found.complete_from(part)
-        if found.usage is not None and found.finish is not None:
+        if found.counted and found.finish is not None:
             break
         if fragmentary:
             found.complete_from(fragment.read_end(spoken, sse.data(b"data:" + block).strip()))

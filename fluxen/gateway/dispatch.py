@@ -89,7 +89,7 @@ class Dispatch(Intake, AnswerSink):
         upstream = route.upstream
         if upstream is None:
             try:
-                upstream = opening.snapshot.router.choose(route.dialect, model)
+                upstream = opening.snapshot.router.choose(route.home, model)
             except NoRoute as no:
                 self.refuse(no.status, no.code, no.message)
                 return

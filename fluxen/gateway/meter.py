@@ -133,27 +133,35 @@ def decode_whole(data: bytes, encoding: bytes | None, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-_EVENTS = (b"text/event-stream", b"application/x-ndjson", b"application/stream+json")
+_EVENTS = (
+    b"text/event-stream", b"application/x-ndjson", b"application/stream+json", b"application/vnd.amazon.eventstream",
+    b"application/jsonl", b"application/x-jsonlines",
+)  # fmt: skip
 
 
-def meter_for(content_type: bytes, encoding: bytes | None) -> Meter | None:
-    """The meter of an answer, None for one in which no usage can be. content_type in lower case."""
-    if content_type.startswith(b"application/json"):
-        return Meter(False, encoding)
-    return Meter(True, encoding) if content_type.startswith(_EVENTS) else None
+def meter_for(content_type: bytes, encoding: bytes | None, counts: bytes | None = None) -> Meter | None:
+    """The meter of an answer, None for one in which no usage can be. content_type in lower case. counts: what the
+    answer's head tells of its usage."""
+    streamed = content_type.startswith(_EVENTS)
+    if not (streamed or content_type.startswith(b"application/json") or counts is not None):
+        return None
+    meter = Meter(streamed, encoding)
+    meter.counts = counts
+    return meter
 
 
 class Meter:
     """Collects the copy. `failed` is set when the answer could not be decoded."""
 
     __slots__ = (
-        "_decoder", "_dropped", "_first", "_first_size", "_last", "_last_size", "_limit", "_total", "failed",
-        "streamed",
+        "_decoder", "_dropped", "_first", "_first_size", "_last", "_last_size", "_limit", "_total", "counts",
+        "failed", "streamed",
     )  # fmt: skip
 
     def __init__(self, streamed: bool, encoding: bytes | None) -> None:
         self.streamed = streamed
         self.failed = False
+        self.counts: bytes | None = None
         self._limit = HEAD if streamed else WHOLE
         self._first: list[bytes] = []
         self._first_size = 0

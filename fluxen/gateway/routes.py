@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from fluxen.gateway.credentials import Credential
@@ -19,10 +19,12 @@ from fluxen.gateway.head import ANTHROPIC_VERSION
 from fluxen.gateway.pool import Origin
 from fluxen.gateway.target import has_encoded_slash, under, unsafe
 from fluxen.providers.catalogue import Provider, provider_for_model
-from fluxen.providers.dialect import Dialect
-from fluxen.providers.paths import OTHER
+from fluxen.providers.dialect import Dialect, spoken_at
 
-HOME: Final = {"openai": "openai", "anthropic": "anthropic", "gemini": "gemini"}
+USUAL: Final = ("openai", "anthropic", "gemini")
+"""The providers that are there when nobody named any."""
+
+HOME: Final = {name: name for name in (*USUAL, "bedrock", "cohere", "ollama")}
 """The provider that a dialect comes from: it gets the requests whose model tells nothing."""
 
 _VERSION = re.compile(rb"/v[0-9]+(?:(?:alpha|beta)[0-9]*)?(?=/|$)")
@@ -34,14 +36,12 @@ _OPENAI = re.compile(
     rb"/v1/(?:chat|responses|completions|embeddings|images|audio|moderations|uploads|vector_stores|fine_tuning|assistants"
     rb"|threads|conversations|containers|evals|videos|rerank)(?=/|$)"
 )
-_SPEAKS = (
-    (re.compile(rb"/messages(?:/count_tokens|/batches.*)?$"), "anthropic"),
-    (re.compile(rb"/(?:chat/completions|completions|responses|embeddings)$"), "openai"),
-    (re.compile(rb":[A-Za-z]*(?:[gG]enerateContent|countTokens|embedContent|EmbedContents|predict)$"), "gemini"),
-)
 _JSON_BODY = re.compile(
     rb"/v1/(?:chat/completions|responses|completions|embeddings|messages|moderations|images/[a-z]+)"
 )
+
+
+_FORMS = ("/v1/images/", "/v1/audio/")  # endpoints that take JSON or a form
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,10 @@ class Upstream:
     provider: str
     """Its name in the catalogue, '' for an unknown one. Decides the price."""
     dialect: Dialect
+    also: tuple[str, ...]
+    """Other dialects that it speaks at addresses of their own."""
+    price_lists: tuple[tuple[bytes, str], ...]
+    """Whose prices those requests have whose path begins so; other than those of `provider`."""
     origin: Origin
     host: bytes
     base: bytes
@@ -102,6 +106,8 @@ class Route:
     """Mount: the upstream's path. Unified: the request path."""
     dialect: Dialect
     """What the path speaks: the shape of errors, and of the usage in the answer."""
+    home: Dialect
+    """Whose API the path is a part of: Gemini serves OpenAI's protocol under /v1beta/openai, too."""
     endpoint: str
     model: str | None
     streams: bool
@@ -162,10 +168,11 @@ class Router:
 
     def speaks(self, path: bytes) -> Dialect:
         """The dialect to answer in when a request is refused before it has a route."""
-        mounted = next((upstream.dialect.name for upstream in self._mounts if under(path, upstream.mount)), None)
-        name = None if mounted else _dialect_of(path, "openai")
-        spoken = (name for pattern, name in _SPEAKS if pattern.search(path))
-        return self._dialects[name or next(spoken, mounted or "openai")]
+        text = path.decode("ascii", "replace")
+        for upstream in self._mounts:
+            if under(path, upstream.mount):
+                return spoken_at(text[len(upstream.mount) :], upstream.dialect, upstream.also)[0]
+        return spoken_at(text, self._dialects[_dialect_of(path, "openai") or "openai"])[0]
 
     def sole_or_home(self, upstream: Upstream) -> bool:
         """Whether a client's own credential for `upstream`'s dialect can only be meant for this upstream."""
@@ -183,23 +190,23 @@ class Router:
         name = _dialect_of(path, hint)
         if name is None:
             raise NoRoute(404, "no_route", f"no route for {_shown(path)}: {self._known()}")
-        dialect = self._dialects[name]
+        home = self._dialects[name]
         text = path.decode("ascii", "replace")
+        dialect, endpoint = spoken_at(text, home)
         return Route(
-            "unified", None, path, dialect, dialect.endpoint(text), dialect.model_in_path(text),
-            dialect.streams_by_path(text), name != "gemini" and _JSON_BODY.match(path) is not None,
+            "unified", None, path, dialect, home, endpoint, dialect.model_in_path(text), dialect.streams_by_path(text),
+            name != "gemini" and _JSON_BODY.match(path) is not None,
         )  # fmt: skip
 
     def _mounted(self, upstream: Upstream, rest: bytes) -> Route:
-        found = next(((name, match[0]) for pattern, name in _SPEAKS if (match := pattern.search(rest))), None)
-        dialect = self._dialects[found[0]] if found is not None else upstream.dialect
         text = rest.decode("ascii", "replace")
-        endpoint = dialect.endpoint(text)
-        if found is not None and endpoint.endswith(OTHER):  # a door of that dialect below a path of somebody's own
-            endpoint = dialect.endpoint(found[1].decode("ascii", "replace"))
+        dialect, endpoint = spoken_at(text, upstream.dialect, upstream.also)
+        json_body = dialect.door(text) is not None or dialect.billing(endpoint) == "tokens"
+        sold = next((name for path, name in upstream.price_lists if under(rest, path)), None)
         return Route(
-            "mount", upstream, upstream.path(rest, unified=False), dialect, endpoint,
-            dialect.model_in_path(text), dialect.streams_by_path(text), found is not None,
+            "mount", upstream if sold is None else replace(upstream, provider=sold), upstream.path(rest, unified=False),
+            dialect, upstream.dialect, endpoint, dialect.model_in_path(text), dialect.streams_by_path(text),
+            json_body and not endpoint.startswith(_FORMS),
         )  # fmt: skip
 
     def _choose(self, dialect: Dialect, model: str | None) -> Upstream:
@@ -247,10 +254,12 @@ def dialect_hint(noted: Mapping[int, bytes], credential_header: bytes) -> str:
 
 
 def speaks_for_credential(route: Route, upstream: Upstream) -> bool:
-    """Whether the path speaks the upstream's own protocol, so that the client's credential is meant for it.
+    """Whether the path speaks a protocol of the upstream's own, so that the client's credential is meant for it.
 
     Gemini serves OpenAI's protocol under /v1beta/openai/: that path is still Gemini's."""
-    return route.dialect is upstream.dialect or (upstream.dialect.name == "gemini" and b"/v1beta/openai/" in route.path)
+    if route.dialect is upstream.dialect or route.dialect.name in upstream.also:
+        return True
+    return upstream.dialect.name == "gemini" and b"/v1beta/openai/" in route.path
 
 
 def _dialect_of(path: bytes, hint: str) -> str | None:

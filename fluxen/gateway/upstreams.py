@@ -16,7 +16,7 @@ from fluxen.errors import ConfigError
 from fluxen.gateway.certificates import Trust, client_context
 from fluxen.gateway.credentials import Credential
 from fluxen.gateway.pool import Origin
-from fluxen.gateway.routes import HOME, Upstream
+from fluxen.gateway.routes import HOME, USUAL, Upstream
 from fluxen.gateway.timers import ticks
 from fluxen.keys.provider import NAME, Place
 from fluxen.providers.catalogue import Provider, provider_of_upstream
@@ -79,13 +79,16 @@ def behind_proxy(upstreams: Sequence[Upstream], env: Mapping[str, str]) -> str |
 def _sections(
     config: schema.Config, catalogue: Mapping[str, Provider], env: Mapping[str, str], stored: Mapping[Place, Secret]
 ) -> Mapping[str, schema.Upstream]:
-    """The upstreams of the file; without any, the providers that the dialects come from and those whose key is in
-    the environment, or stored."""
+    """The upstreams of the file; without any, the usual providers and those whose key is in the environment, or
+    stored."""
     if config.upstreams.by_name:
         return config.upstreams.by_name
-    names = [*HOME.values()]
-    names += [provider.name for provider in dict.fromkeys(catalogue.values()) if any(env.get(n) for n in provider.env)]
-    names += [name for name, credential in stored if credential is None and name in catalogue]
+    addressed = [provider for provider in dict.fromkeys(catalogue.values()) if provider.base_url is not None]
+    names = [*USUAL]
+    names += [provider.name for provider in addressed if any(env.get(n) for n in provider.env)]
+    names += [
+        name for name, credential in stored if credential is None and name in catalogue and catalogue[name].base_url
+    ]
     return {name: schema.Upstream(request_path=f"/{name}") for name in dict.fromkeys(names)}
 
 
@@ -99,6 +102,8 @@ def _upstream(
 ) -> Upstream:
     known = provider_of_upstream(name, section.target_url, catalogue)
     target = section.target_url or (known.base_url if known else None)
+    if target is None and known is not None:
+        raise ConfigError(f"every {known.name} account has an address of its own: it needs a target_url")
     if target is None:
         near = difflib.get_close_matches(name.lower(), catalogue, n=1)
         meant = f" (did you mean '{near[0]}'?)" if near else ""
@@ -117,6 +122,8 @@ def _upstream(
         name=name,
         provider=known.name if known else "",
         dialect=dialect,
+        also=known.also if known else (),
+        price_lists=tuple((path.encode("ascii"), name) for path, name in known.price_lists) if known else (),
         origin=Origin(parts.scheme, host, port, str(section.ca_file) if section.ca_file else None),
         host=(shown if port == _PORTS[parts.scheme] else f"{shown}:{port}").encode("ascii"),
         base=parts.path.rstrip("/").encode("ascii"),

@@ -16,7 +16,9 @@ import msgspec
 # reported as damaged and never turned into money.
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**48)]
 
-Billing = Literal["tokens", "other", "free"]
+Billing = Literal["tokens", "other", "stated", "free"]
+"""How an endpoint is billed: by tokens; by something else, of which what is reported is read; by what it reports and
+otherwise not at all; never."""
 
 NAME_LIMIT: Final = 256  # bytes of a model name or stop reason that are kept
 
@@ -63,8 +65,9 @@ class Leg(msgspec.Struct, frozen=True, gc=False):
 class Part(msgspec.Struct, gc=False):
     """One JSON object of an answer: the whole body, or one event of a stream.
 
-    `usage` is the provider's usage object as it was sent. `opening` marks one sent before anything was generated.
-    `tier` is the provider's word for how the request was served.
+    `usage` is the provider's usage object as it was sent. `opening` marks one sent before anything was generated,
+    `spare` one that counts only if no other comes. `tier` is the provider's word for how the request was served,
+    `calls` what is billed by the call and told outside the usage object.
     """
 
     model: str | None = None
@@ -72,19 +75,27 @@ class Part(msgspec.Struct, gc=False):
     usage: bytes | None = None
     opening: bool = False
     tier: str | None = None
+    calls: dict[str, int] | None = None
+    spare: bool = False
+
+    @property
+    def counted(self) -> bool:
+        """Whether it has a usage object that no other one overrules."""
+        return self.usage is not None and not self.spare
 
     @property
     def full(self) -> bool:
         """Whether nothing is left to look for."""
-        return self.usage is not None and self.model is not None and self.finish is not None
+        return self.counted and self.model is not None and self.finish is not None
 
     def complete_from(self, other: Part) -> None:
         """Take from another part of the same answer what this one doesn't say."""
         self.model = self.model or other.model
         self.finish = self.finish or other.finish
         self.tier = self.tier or other.tier
-        if self.usage is None:
-            self.usage, self.opening = other.usage, other.opening
+        self.calls = self.calls or other.calls
+        if self.usage is None or (self.spare and other.counted):
+            self.usage, self.opening, self.spare = other.usage, other.opening, other.spare
 
 
 class Tally(msgspec.Struct, gc=False):
@@ -137,6 +148,20 @@ def bounded(text: str | None) -> str | None:
     if len(text) * 4 <= NAME_LIMIT:
         return text
     return text.encode("utf-8", "replace")[:NAME_LIMIT].decode("utf-8", "ignore")
+
+
+CALLS: Final = "billed_calls"
+"""The member of a kept usage object in which calls stand that its provider told outside of it."""
+
+
+def with_calls(usage: bytes, calls: Mapping[str, int]) -> bytes:
+    """A usage object with the calls in it, so that it alone tells what was billed."""
+    return b'{"%b":%b,%b' % (CALLS.encode(), msgspec.json.encode(calls), usage[1:])
+
+
+def called(**calls: int | None) -> dict[str, int] | None:
+    """The calls that were made; None if none were."""
+    return {name: count for name, count in calls.items() if count} or None
 
 
 def json_object(raw: msgspec.Raw) -> bytes | None:

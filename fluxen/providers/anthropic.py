@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
+from urllib.parse import unquote
 
 import msgspec
 
@@ -15,6 +17,7 @@ from fluxen.providers.answer import (
     Tally,
     Usage,
     bounded,
+    called,
     json_object,
     recovered,
     total,
@@ -38,8 +41,10 @@ _TEMPLATES: Final = (
     "/skills/{id}",
     "/skills/{id}/versions",
     "/skills/{id}/versions/{id}",
-    "/chat/completions",  # its OpenAI-compatible door
 )
+# Its protocol at addresses of somebody's own; on Vertex AI the model is in the path and not in the body.
+_DOOR: Final = re.compile(r"(?:^|/v1|/anthropic)(/messages(?:/count_tokens|/batches(?:/[^/]+(?:/[a-z]+)?)?)?)$")
+_VERTEX: Final = re.compile(r"/publishers/anthropic/models/([^/:]+):(?:stream)?[rR]awPredict$")
 
 # https://docs.anthropic.com/en/api/errors
 _TYPES: Final = {
@@ -93,8 +98,16 @@ class _Iteration(msgspec.Struct, gc=False):
     output_tokens_details: _OutputDetails | None = None
 
 
+class _ServerTools(msgspec.Struct, gc=False):
+    web_search_requests: Count | None = None
+    web_fetch_requests: Count | None = None
+
+
 class _Usage(_Iteration, gc=False):
     iterations: list[_Iteration] | None = None
+    server_tool_use: _ServerTools | None = None
+    service_tier: str | None = None
+    speed: str | None = None  # "fast" has a price of its own
 
 
 _OBJECT: Final = msgspec.json.Decoder(_Object)
@@ -120,11 +133,18 @@ class Anthropic:
     def endpoint(self, path: str) -> str:
         return self._paths.find(path)
 
-    def model_in_path(self, path: str) -> str | None:  # noqa: ARG002 - the body names it
-        return None
+    def door(self, path: str) -> str | None:
+        if (found := _VERTEX.search(path)) is not None:
+            return "/v1/messages/count_tokens" if found[1] == "count-tokens" else "/v1/messages"
+        found = _DOOR.search(path)
+        return self._paths.find("/v1" + found[1]) if found is not None else None
 
-    def streams_by_path(self, path: str) -> bool:  # noqa: ARG002 - the body says it
-        return False
+    def model_in_path(self, path: str) -> str | None:
+        found = _VERTEX.search(path)
+        return None if found is None or found[1] == "count-tokens" else unquote(found[1])
+
+    def streams_by_path(self, path: str) -> bool:
+        return path.endswith(":streamRawPredict")
 
     def error_body(self, status: int, code: str, message: str) -> bytes:
         kind = _TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
@@ -163,11 +183,16 @@ class Anthropic:
             return None
         whole = not damaged and u.input_tokens is not None and u.output_tokens is not None
         main = _classes(u)
+        if u.server_tool_use is not None:
+            tools = u.server_tool_use
+            calls = called(web_search=tools.web_search_requests, web_fetch=tools.web_fetch_requests)
+            main = msgspec.structs.replace(main, calls=calls) if calls else main
+        tier = u.speed if u.speed == "fast" else bounded(u.service_tier)
         extra = [i for i in u.iterations if i.type not in (None, "message")] if u.iterations else None
         if not extra:
-            return Tally(main, whole)
+            return Tally(main, whole, tier=tier)
         legs = (Leg(None, main), *(Leg(bounded(i.model), _classes(i)) for i in extra))
-        return Tally(total(leg.usage for leg in legs), whole, legs)
+        return Tally(total(leg.usage for leg in legs), whole, legs, tier=tier)
 
 
 def _classes(u: _Iteration) -> Usage:

@@ -21,7 +21,9 @@ class Provider:
 
     name: str
     dialect: str
-    base_url: str
+    base_url: str | None
+    also: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     version_segment: str = "/v1"
     native: tuple[str, ...] = ()
     credential_header: str = "authorization"
@@ -30,6 +32,7 @@ class Provider:
     models: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     price_list: str | None = None
+    price_lists: tuple[tuple[str, str], ...] = ()
     try_model: str | None = None
     _names: re.Pattern[str] = field(default=re.compile(r"(?!)"), repr=False, compare=False)
 
@@ -90,8 +93,11 @@ def _provider_of(name: str, target_url: str | None, catalogue: Mapping[str, Prov
         return None
     target = urlsplit(target_url)
     for provider in catalogue.values():
-        home = urlsplit(provider.base_url)
+        home = urlsplit(provider.base_url or "")
         if target.hostname == home.hostname and provider.price_list is not None and _within(target.path, home.path):
+            return provider
+    for provider in catalogue.values():
+        if any(fnmatch.fnmatchcase(target.hostname or "", host) for host in provider.hosts):
             return provider
     return None
 
@@ -103,5 +109,6 @@ def _within(path: str, base: str) -> bool:
 def _provider(name: str, row: dict[str, Any]) -> Provider:
     row.setdefault("price_list", name)
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+    fields["price_lists"] = tuple(row.get("price_lists", {}).items())
     names = "|".join(fnmatch.translate(glob) for glob in fields.get("models", ())) or r"(?!)"
     return Provider(name=name, **fields, _names=re.compile(names))

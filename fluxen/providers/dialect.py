@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
 from fluxen.providers.answer import Billing, Part, Tally
 from fluxen.providers.anthropic import Anthropic
+from fluxen.providers.bedrock import Bedrock
+from fluxen.providers.cohere import Cohere
 from fluxen.providers.gemini import Gemini
+from fluxen.providers.ollama import Ollama
 from fluxen.providers.openai import OpenAI
+from fluxen.providers.paths import OTHER
 
 
 class Dialect(Protocol):
@@ -24,6 +28,10 @@ class Dialect(Protocol):
 
     def endpoint(self, path: str) -> str:
         """The path's template, one of a bounded set: no ids, no model names."""
+
+    def door(self, path: str) -> str | None:
+        """The template of an address that nobody else's protocol has, wherever below an API it stands: whoever serves
+        it speaks this one. None for any other path."""
 
     def model_in_path(self, path: str) -> str | None:
         """The model that the path names, percent-decoded; None where the body names it."""
@@ -48,7 +56,7 @@ class Dialect(Protocol):
         """Whether a stream that breaks off has told the input's count by then: in its first event, or in each."""
 
     def billing(self, endpoint: str) -> Billing:
-        """`tokens`: billed by reported tokens; `other`: costs money, not read here; `free`: costs nothing."""
+        """How the endpoint is billed, see Billing."""
 
     def part(self, data: bytes) -> Part | None:
         """What one JSON object, a whole body or a stream's event, says. None if it is no JSON object. Never raises."""
@@ -60,4 +68,22 @@ class Dialect(Protocol):
 @functools.cache
 def dialects() -> Mapping[str, Dialect]:
     """Every dialect by its name."""
-    return MappingProxyType({d.name: d for d in (OpenAI(), Anthropic(), Gemini())})
+    known: tuple[Dialect, ...] = (OpenAI(), Anthropic(), Gemini(), Bedrock(), Cohere(), Ollama())
+    return MappingProxyType({dialect.name: dialect for dialect in known})
+
+
+def spoken_at(path: str, usual: Dialect, also: Iterable[str] = ()) -> tuple[Dialect, str]:
+    """(dialect, endpoint) of a path below a server that speaks `usual`, and `also` others at addresses of their own."""
+    endpoint = usual.endpoint(path)
+    if not endpoint.endswith(OTHER):
+        return usual, endpoint
+    known = dialects()
+    for name in also:
+        other = known[name].endpoint(path)
+        if not other.endswith(OTHER):
+            return known[name], other
+    for dialect in known.values():
+        door = dialect.door(path)
+        if door is not None:
+            return dialect, door
+    return usual, endpoint

@@ -1,13 +1,19 @@
-"""Google's Gemini dialect: the model and the method are in the path, `/v1beta/models/{model}:generateContent`."""
+"""Google's Gemini dialect: the model and the method are in the path, `/v1beta/models/{model}:generateContent`.
+
+Vertex AI speaks it, too, below `/v1/projects/…/locations/…/publishers/google`; what its other publishers' models speak
+is their own (`…/publishers/anthropic/models/{model}:rawPredict`).
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 from urllib.parse import unquote
 
 import msgspec
 
 from fluxen.providers.answer import (
+    CALLS,
     UNREADABLE,
     Billing,
     Count,
@@ -16,6 +22,7 @@ from fluxen.providers.answer import (
     Tally,
     Usage,
     bounded,
+    called,
     json_object,
     recovered,
     with_modalities,
@@ -59,11 +66,12 @@ _TEMPLATES: Final = (
     "/interactions",
     "/interactions/{id}",
     "/interactions/{id}/cancel",
-    "/openai/chat/completions",  # its OpenAI-compatible door
-    "/openai/embeddings",
     "/openai/models",
     "/openai/models/{model}",
 )
+
+_DOOR: Final = re.compile(r"/(?:models|tunedModels)/([^/:]+):([A-Za-z]+)$")
+_VERTEX: Final = re.compile(r"/publishers/([a-z0-9-]+)/models/([^/:]+):([A-Za-z]+)$")
 
 # google.rpc.Code names by HTTP status, https://cloud.google.com/apis/design/errors
 _STATUS: Final = {
@@ -83,25 +91,38 @@ _STATUS: Final = {
 }
 
 
+class _Chunk(msgspec.Struct, gc=False):
+    maps: msgspec.Raw = msgspec.Raw()
+
+
+class _Grounding(msgspec.Struct, gc=False, rename="camel"):
+    web_search_queries: list[str] | None = None
+    grounding_chunks: list[_Chunk] | None = None
+
+
 class _Candidate(msgspec.Struct, gc=False, rename="camel"):
     finish_reason: str | int | None = None
+    grounding_metadata: _Grounding | None = None
 
 
 class _Interaction(msgspec.Struct, gc=False):
     model: str | None = None
     status: str | None = None
     usage: msgspec.Raw = msgspec.Raw()
+    service_tier: str | None = None
 
 
-class _Object(msgspec.Struct, gc=False):
+class _Feedback(msgspec.Struct, gc=False, rename="camel"):
+    block_reason: str | int | None = None
+
+
+class _Object(_Interaction, gc=False):
     """What generateContent answers or streams, an interaction, or an event that carries one."""
 
     candidates: list[_Candidate] | None = None
     usage_metadata: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="usageMetadata")
     model_version: str | None = msgspec.field(default=None, name="modelVersion")
-    model: str | None = None
-    status: str | None = None
-    usage: msgspec.Raw = msgspec.Raw()
+    feedback: _Feedback | None = msgspec.field(default=None, name="promptFeedback")
     interaction: _Interaction | None = None
 
 
@@ -120,6 +141,9 @@ class _Usage(msgspec.Struct, gc=False, rename="camel"):
     prompt_token_details: list[_Modality] | None = None  # embedContent's spelling
     cache_tokens_details: list[_Modality] | None = None
     candidates_tokens_details: list[_Modality] | None = None
+    service_tier: str | None = None
+    traffic_type: str | int | None = None  # Vertex AI's word for it
+    billed_calls: dict[str, Count] | None = msgspec.field(default=None, name=CALLS)
 
 
 class _InteractionUsage(msgspec.Struct, gc=False):
@@ -133,6 +157,7 @@ class _InteractionUsage(msgspec.Struct, gc=False):
 _OBJECT: Final = msgspec.json.Decoder(_Object)
 _USAGE: Final = msgspec.json.Decoder(_Usage)
 _INTERACTION_USAGE: Final = msgspec.json.Decoder(_InteractionUsage)
+_TRAFFIC: Final = {1: "ON_DEMAND", 2: "PROVISIONED_THROUGHPUT"}
 _KINDS: Final = {"AUDIO": 0, "IMAGE": 1, "VIDEO": 2, 4: 0, 2: 1, 3: 2}  # some answers carry the enum's number
 _GENERATES: Final = ("generateContent", "streamGenerateContent", "generateAnswer")
 _EMBEDS: Final = ("embedContent", "batchEmbedContents")
@@ -162,16 +187,27 @@ class Gemini:
             templates = self._methods.get(parent)
             if templates is not None and model:
                 return templates.get(method) or templates["{method}"]
+            if (found := self.door(path)) is not None:
+                return found
         path = path.removeprefix("/upload")
         version = path[1:].partition("/")[0]
         templates_of = self._paths.get(version)
         return (templates_of or self._paths["v1beta"]).find(path)
 
+    def door(self, path: str) -> str | None:
+        """Also where Vertex AI has it. A method that is not Google's own is another publisher's business."""
+        if (found := _VERTEX.search(path)) is not None:
+            method = found[3] if found[3] in _METHODS else "{method}"
+            return f"/v1/publishers/{{publisher}}/models/{{model}}:{method}" if found[1] == "google" else None
+        found = _DOOR.search(path)
+        return None if found is None or found[2] not in _METHODS else f"/v1beta/models/{{model}}:{found[2]}"
+
     def model_in_path(self, path: str) -> str | None:
         before, colon, _ = path.rpartition(":")
         parent, _, model = (before if colon else path).rpartition("/")
         if parent not in self._methods or not model:
-            return None
+            found = _DOOR.search(path)
+            return None if found is None else unquote(found[1])
         return unquote(model)
 
     def streams_by_path(self, path: str) -> bool:
@@ -203,12 +239,19 @@ class Gemini:
         usage = json_object(found.usage_metadata)
         if usage is not None or found.candidates is not None or found.model_version is not None:
             finish: str | None = None
+            calls: dict[str, int] | None = None
             for candidate in found.candidates or ():
                 finish = str(candidate.finish_reason) if candidate.finish_reason else finish
-            return Part(bounded(found.model_version), bounded(finish), usage)
+                if candidate.grounding_metadata is not None:
+                    calls = _grounded(candidate.grounding_metadata, found.model_version or "") or calls
+            if found.feedback is not None and found.feedback.block_reason:
+                finish = finish or str(found.feedback.block_reason)
+                if usage is not None and b'"promptTokenCount"' not in usage:
+                    usage = b'{"promptTokenCount":0,' + usage[1:]  # blocked before any model saw it
+            return Part(bounded(found.model_version), bounded(finish), usage, calls=calls)
         inner = found.interaction if found.interaction is not None else found
         finish = None if inner.status == "in_progress" else inner.status
-        return Part(bounded(inner.model), bounded(finish), json_object(inner.usage))
+        return Part(bounded(inner.model), bounded(finish), json_object(inner.usage), tier=bounded(inner.service_tier))
 
     def tally(self, endpoint: str, usage: bytes) -> Tally | None:
         """The prompt count includes cached tokens but no tool-use prompts; thoughts come on top of candidates."""
@@ -236,12 +279,27 @@ class Gemini:
                     *_by_kind(details), *_by_kind(u.cache_tokens_details), *_by_kind(u.candidates_tokens_details)
                 ),
             )
-        return Tally(found, whole)
+        if u.billed_calls:
+            found = msgspec.structs.replace(found, calls=u.billed_calls)
+        traffic = _TRAFFIC.get(u.traffic_type) if isinstance(u.traffic_type, int) else u.traffic_type
+        return Tally(found, whole, tier=bounded(u.service_tier or traffic))
 
 
 def refuses_key(body: bytes) -> bool:
     """Whether an answer with status 400 says that the API key is wrong."""
     return any(word in body for word in _KEY_REFUSED)
+
+
+def _grounded(grounding: _Grounding, model: str) -> dict[str, int] | None:
+    """Searches that are billed: up to Gemini 2.5 the grounded request, since Gemini 3 each query that says something.
+
+    https://ai.google.dev/gemini-api/docs/pricing, "Grounding with Google Search".
+    """
+    queries = sum(map(bool, grounding.web_search_queries or ()))
+    maps = any(len(chunk.maps) for chunk in grounding.grounding_chunks or ())
+    if queries > 1 and model.startswith(("gemini-1", "gemini-2")):
+        queries = 1
+    return called(web_search=queries, maps_search=int(maps))
 
 
 def _by_kind(details: list[_Modality] | None) -> tuple[int, int, int]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
-import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from fluxen.analyzer.usage import HEAD, TAIL, Reading, read_answer, read_stream
-from fluxen.providers.dialect import dialects
-
-OURS = {"google": "gemini"}  # the recordings' names of providers, where ours differ
-DIALECTS = {"anthropic": "anthropic", "google": "gemini", "google-vertex": "gemini"}
+from fluxen.gateway.head import AnswerHead
+from fluxen.providers.catalogue import load_catalogue
+from fluxen.providers.dialect import Dialect, dialects, spoken_at
 
 
 @dataclass(frozen=True)
@@ -30,22 +30,35 @@ class Recorded:
 
     @property
     def provider(self) -> str:
-        return OURS.get(self.exchange["provider"], self.exchange["provider"])
+        """Our name of it where the catalogue knows it, as it knows an upstream of that name."""
+        known = load_catalogue().get(self.exchange["provider"])
+        return known.name if known is not None else self.exchange["provider"]
+
+    @cached_property
+    def spoken(self) -> tuple[Dialect, str]:
+        """(dialect, endpoint) of its path, below an upstream that bears the recorded name."""
+        known = load_catalogue().get(self.exchange["provider"])
+        usual = dialects()["openai" if known is None else known.dialect]
+        return spoken_at(urlsplit(self.exchange["path"]).path, usual, () if known is None else known.also)
 
     @property
     def dialect(self) -> str:
-        return DIALECTS.get(self.exchange["provider"], "openai")
+        return self.spoken[0].name
 
     @property
     def endpoint(self) -> str:
-        path = urlsplit(self.exchange["path"]).path
-        if self.dialect == "openai":  # an upstream's target_url carries what stands before the version
-            path = re.sub(r"^.*?(/v1/|/(?=chat/completions|responses|embeddings))", r"\1", path)
-        return dialects()[self.dialect].endpoint(path)
+        return self.spoken[1]
+
+    @cached_property
+    def body(self) -> bytes:
+        events = self.exchange.get("response_eventstream_b64")
+        return base64.b64decode(events) if events else (self.exchange["response_body"] or "").encode()
 
     @property
-    def body(self) -> bytes:
-        return (self.exchange["response_body"] or "").encode()
+    def counts(self) -> bytes | None:
+        """What its head tells of the usage."""
+        headers = self.exchange.get("response_headers") or {}
+        return AnswerHead("\r\n".join(["HTTP/1.1 200 OK", *(f"{n}: {v}" for n, v in headers.items())]).encode()).counts
 
     @property
     def streamed(self) -> bool:
@@ -53,14 +66,14 @@ class Recorded:
 
     @property
     def source(self) -> str:
-        """The `usage_source` that the expected file's basis means."""
+        """The `usage_source` that the expected file's basis means, before anything is estimated."""
         meant = {"estimated": "unknown", "unmetered": "unknown", "error": "none", "count_only": "none"}
         return meant.get(self.expected["basis"], self.expected["basis"])
 
     def read(self, head: int = HEAD) -> Reading:
         status, body = self.exchange["status"], self.body
-        if not self.streamed:
-            return read_answer(self.dialect, self.endpoint, status, body)
+        if self.exchange["streaming"] in (None, "json-array"):
+            return read_answer(self.dialect, self.endpoint, status, body, self.counts)
         return read_stream(self.dialect, self.endpoint, status, body[:head], body[head:][-TAIL:], True)
 
 

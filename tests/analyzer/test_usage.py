@@ -190,14 +190,9 @@ def test_gemini_thoughts_and_tool_prompts_come_on_top() -> None:
     assert (reading.model, reading.finish) == ("g", "STOP")
 
 
-def test_a_protocol_is_recognised_by_its_address() -> None:
-    """OpenAI-compatible servers serve Anthropic's messages, Anthropic and Google serve OpenAI's chat."""
-    assert (
-        answer("openai", MESSAGES, {"model": "c", "usage": {"input_tokens": 1, "output_tokens": 2}}).usage is not None
-    )
-    assert answer("anthropic", CHAT, chat({"prompt_tokens": 1, "completion_tokens": 2})).usage is not None
+def test_gemini_behind_openais_protocol_leaves_thoughts_out() -> None:
     google = answer(
-        "gemini",
+        "openai",
         "/v1beta/openai/chat/completions",
         chat({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 35}),
     )
@@ -208,7 +203,6 @@ def test_what_costs_nothing_and_what_nobody_counted() -> None:
     usage = {"input_tokens": 5}
     for dialect, endpoint in [
         ("anthropic", "/v1/messages/count_tokens"),
-        ("openai", "/v1/messages/count_tokens"),
         ("openai", "/v1/responses/input_tokens"),
         ("openai", "/v1/responses/{id}"),  # an answer that was billed when it was made
         ("openai", "/v1/models"),
@@ -218,9 +212,14 @@ def test_what_costs_nothing_and_what_nobody_counted() -> None:
     assert answer("openai", CHAT, {"error": {}}, status=429) == Reading(source="none")
     assert answer("openai", CHAT, chat(None)).source == "unknown"
     assert answer("openai", CHAT, b"").source == "unknown"
-    images = answer("openai", "/v1/images/generations", {"usage": {"input_tokens": 50, "output_tokens": 4160}})
-    assert (images.source, images.usage) == ("unknown", None)
-    assert images.raw is not None  # kept for whoever can read it
+    seconds = answer("openai", "/v1/audio/transcriptions", {"usage": {"type": "duration", "seconds": 27}})
+    assert (seconds.source, seconds.usage) == ("unknown", None)
+    assert seconds.raw is not None  # kept for whoever can read it
+    elsewhere = answer("openai", "/v1/{other}", {"usage": {"input_tokens": 50, "output_tokens": 41}})
+    assert (elsewhere.source, elsewhere.usage) == ("unknown", None)
+    assert answer("openai", "/v1/conversations", {"id": "conv_1"}) == Reading(source="none")
+    mistral = {"usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}}
+    assert answer("openai", "/v1/conversations", mistral).usage == Usage(input=5, output=2)
 
 
 @pytest.mark.parametrize("broken", [-1, "7", True, 1.5, 2**60, [], 1e300])

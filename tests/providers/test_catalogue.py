@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from fluxen.analyzer.prices import PriceBook
+from fluxen.config.load import load_config
+from fluxen.errors import ConfigError
+from fluxen.gateway.snapshot import build
 from fluxen.providers.catalogue import load_catalogue, provider_for_model, provider_of_upstream
 from fluxen.providers.dialect import dialects
 
@@ -17,19 +21,22 @@ CATALOGUE = load_catalogue()
 def test_every_provider_can_be_called() -> None:
     assert {"openai", "anthropic", "gemini", "groq", "mistral", "deepseek", "xai", "openrouter"} <= CATALOGUE.keys()
     for provider in CATALOGUE.values():
-        assert provider.dialect in dialects()
+        assert {provider.dialect, *provider.also} <= dialects().keys()
+        assert provider.env or provider.name == "lmstudio"
+        assert provider.version_segment in ("", "/v1", "/v1beta")
+        assert provider.credential_header == provider.credential_header.lower()
+        if provider.base_url is None:
+            assert provider.hosts
+            continue
         target = urlsplit(provider.base_url)
         assert target.scheme == "https" or target.hostname == "127.0.0.1", provider.name
         assert not target.query and not target.username and not provider.base_url.endswith("/")
         assert not provider.base_url.endswith(("/v1", "/v1beta"))  # the version is inserted, not part of the address
-        assert provider.version_segment in ("", "/v1", "/v1beta")
-        assert provider.credential_header == provider.credential_header.lower()
-        assert provider.env or provider.name == "lmstudio"
 
 
 def test_a_model_to_try_is_the_providers_and_has_a_price() -> None:
     tried = [provider for provider in CATALOGUE.values() if provider.try_model is not None]
-    assert {provider.dialect for provider in tried} == dialects().keys()
+    assert {provider.dialect for provider in tried} == {"openai", "anthropic", "gemini"}
     for provider in tried:
         assert provider.try_model is not None
         assert provider_for_model(provider.try_model, CATALOGUE) == provider.name
@@ -71,6 +78,10 @@ def test_aliases_are_the_same_provider() -> None:
         ("deepseek-chat", "deepseek"),
         ("grok-4", "xai"),
         ("sonar-pro", "perplexity"),
+        ("embed-v4.0", "cohere"),
+        ("rerank-v3.5", "cohere"),
+        ("palmyra-x5", "writer"),
+        ("voyage-3.5", "voyageai"),
         # Served by many, or by nobody we know: no guess.
         ("gpt-oss-120b", None),
         ("llama-3.3-70b-versatile", None),
@@ -109,8 +120,27 @@ def test_a_name_that_two_providers_claim_is_nobodys() -> None:
         ("gpu", "http://127.0.0.1:8000", None),
         ("gpu", "https://api.openai.com.evil.example", None),
         ("gpu", None, None),
+        ("google-vertex", "http://127.0.0.1:9200", "vertex"),
+        ("eu", "https://europe-west4-aiplatform.googleapis.com", "vertex"),
+        ("claude", "https://bedrock-runtime.eu-central-1.amazonaws.com", "bedrock"),
+        ("gpt", "https://mine.openai.azure.com", "azure"),
+        ("gpt", "https://openai.azure.com.evil.example", None),
+        ("lake", "https://org-account.snowflakecomputing.com/api/v2/cortex", "snowflake"),
     ],
 )
 def test_whose_an_upstream_is(name: str, url: str | None, provider: str | None) -> None:
     found = provider_of_upstream(name, url, CATALOGUE)
     assert (found and found.name) == provider
+
+
+def test_where_nothing_else_is_the_address_has_to_be_given(tmp_path: Path) -> None:
+    """Azure gives everybody a host of his own: a key in the environment makes no upstream, a section needs its URL."""
+    assert CATALOGUE["azure"].base_url is None
+    env = {"AZURE_OPENAI_API_KEY": "k-0123456789"}
+    loaded = load_config(None, env)
+    assert "azure" not in {upstream.name for upstream in build(loaded, env).upstreams}
+    file = tmp_path / "fluxen.yaml"
+    file.write_text("version: 1\nupstreams: {azure: {}}\n")
+    with pytest.raises(ConfigError) as caught:
+        build(load_config(file, env), env)
+    assert "every azure account has an address of its own: it needs a target_url" in caught.value.problems[0]

@@ -13,10 +13,11 @@ from google.genai import errors as google_errors
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxen.providers.dialect import Dialect, dialects
+from fluxen.providers.dialect import Dialect, dialects, spoken_at
 
 ALL = list(dialects().values())
 OPENAI, ANTHROPIC, GEMINI = dialects()["openai"], dialects()["anthropic"], dialects()["gemini"]
+BEDROCK, COHERE, OLLAMA = dialects()["bedrock"], dialects()["cohere"], dialects()["ollama"]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,28 @@ OPENAI, ANTHROPIC, GEMINI = dialects()["openai"], dialects()["anthropic"], diale
         (GEMINI, "/v1beta/models/gemini-2.5-pro", "/v1beta/models/{model}"),
         (GEMINI, "/v1beta/files/abc", "/v1beta/files/{id}"),
         (GEMINI, "/upload/v1beta/files", "/v1beta/files"),
-        (GEMINI, "/v1beta/openai/chat/completions", "/v1beta/openai/chat/completions"),
+        (GEMINI, "/v1beta/openai/models", "/v1beta/openai/models"),
+        (
+            GEMINI,
+            "/v1beta1/projects/p/locations/l/publishers/google/models/gemini-2.5-pro:generateContent",
+            "/v1/publishers/{publisher}/models/{model}:generateContent",
+        ),
+        (
+            GEMINI,
+            "/v1/projects/p/locations/l/publishers/google/models/m:new",
+            "/v1/publishers/{publisher}/models/{model}:{method}",
+        ),
+        (BEDROCK, "/model/anthropic.claude-x%3A0/converse", "/model/{model}/converse"),
+        (BEDROCK, "/model/arn%3Aaws%3Abedrock%3Aeu%2Fx/invoke", "/model/{model}/invoke"),
+        (BEDROCK, "/guardrail/abc/version/3/apply", "/guardrail/{id}/version/{version}/apply"),
+        (BEDROCK, "/agents/abc", "/{other}"),
+        (COHERE, "/v2/chat", "/v2/chat"),
+        (COHERE, "/v1/chat", "/v1/chat"),
+        (COHERE, "/v3/chat", "/v1/{other}"),
+        (COHERE, "/v1/connectors/mine", "/v1/connectors/{id}"),
+        (OLLAMA, "/api/chat", "/api/chat"),
+        (OLLAMA, "/api/blobs/sha256:0123", "/api/blobs/{digest}"),
+        (OLLAMA, "/api/secret", "/api/{other}"),
         (GEMINI, "/v1beta/nothing/here", "/v1beta/{other}"),
     ],
 )
@@ -67,9 +89,9 @@ def test_a_template_is_never_made_of_what_a_client_sent(dialect: Dialect, segmen
     """Whatever the path, the template is one of a fixed set: those of paths with every id replaced by another one."""
     path = "/" + "/".join(segments) + method
     template = dialect.endpoint(path)
-    assert re.fullmatch(r"(/[A-Za-z0-9_]+|/\{[a-z]+\})+(:[A-Za-z]+|:\{method\})?", template)
+    assert re.fullmatch(r"(/[A-Za-z0-9_-]+|/\{[a-z]+\})+(:[A-Za-z]+|:\{method\})?", template)
     assert len(template) < 80
-    as_path = re.sub(r"\{(model|id|vendor)\}", "zzz", template)
+    as_path = re.sub(r"\{(model|id|vendor|digest|version)\}", "zzz", template).replace("{publisher}", "google")
     assert dialect.endpoint(as_path) == template or "{other}" in template or "{method}" in template
 
 
@@ -100,9 +122,65 @@ def test_the_model_in_a_path() -> None:
         assert GEMINI.model_in_path(path) is None
     assert OPENAI.model_in_path("/v1/models/gpt-4o") is None
     assert ANTHROPIC.model_in_path("/v1/messages") is None
+    vertex = "/v1/projects/p/locations/l/publishers"
+    assert GEMINI.model_in_path(f"{vertex}/google/models/gemini-2.5-pro:generateContent") == "gemini-2.5-pro"
+    assert ANTHROPIC.model_in_path(f"{vertex}/anthropic/models/claude-x@20250101:rawPredict") == "claude-x@20250101"
+    assert ANTHROPIC.model_in_path(f"{vertex}/anthropic/models/count-tokens:rawPredict") is None
+    assert OPENAI.model_in_path(f"{vertex}/mistralai/models/mistral-x:streamRawPredict") == "mistral-x"
+    assert OPENAI.model_in_path("/openai/deployments/my%20gpt/chat/completions") == "my gpt"
+    assert BEDROCK.model_in_path("/model/us.anthropic.claude-x%3A0/converse") == "us.anthropic.claude-x:0"
+    assert BEDROCK.model_in_path("/model/arn%3Aaws%3Abedrock%2Fx/invoke") == "arn:aws:bedrock/x"
+    assert BEDROCK.model_in_path("/model/x/other") is None
 
 
-def test_only_gemini_streams_by_path() -> None:
+@pytest.mark.parametrize(
+    ("path", "dialect", "endpoint"),
+    [
+        ("/v1/messages", "anthropic", "/v1/messages"),
+        ("/api/anthropic/v1/messages", "anthropic", "/v1/messages"),
+        ("/v1/messages/batches/b1/results", "anthropic", "/v1/messages/batches/{id}/results"),
+        ("/v1/threads/t1/messages", "openai", "/v1/{other}"),
+        ("/v1/chat/completions/c1/messages", "openai", "/v1/chat/completions/{id}/messages"),
+        ("/api/v1/chat/completions", "openai", "/v1/chat/completions"),
+        ("/openai/deployments/d/chat/completions", "openai", "/v1/chat/completions"),
+        ("/openai/v1/responses/compact", "openai", "/v1/responses/compact"),
+        ("/v1beta/openai/chat/completions", "openai", "/v1beta/openai/chat/completions"),
+        ("/v1/projects/p/locations/l/endpoints/openapi/chat/completions", "openai", "/v1beta/openai/chat/completions"),
+        ("/v1beta/models/m:generateContent", "gemini", "/v1beta/models/{model}:generateContent"),
+        ("/google-vertex/v1beta1/publishers/google/models/m:embedContent", "gemini",
+         "/v1/publishers/{publisher}/models/{model}:embedContent"),
+        ("/v1/publishers/anthropic/models/m:streamRawPredict", "anthropic", "/v1/messages"),
+        ("/v1/publishers/anthropic/models/count-tokens:rawPredict", "anthropic", "/v1/messages/count_tokens"),
+        ("/v1/publishers/mistralai/models/m:rawPredict", "openai", "/v1/chat/completions"),
+        ("/bedrock/model/m/converse-stream", "bedrock", "/model/{model}/converse-stream"),
+        ("/v2/chat", "cohere", "/v2/chat"),
+        ("/v1/chat", "openai", "/v1/chat"),
+        ("/api/generate", "ollama", "/api/generate"),
+        ("/nothing/of/this", "openai", "/v1/{other}"),
+    ],
+)  # fmt: skip
+def test_a_protocol_is_recognised_by_its_address(path: str, dialect: str, endpoint: str) -> None:
+    """Below any upstream that is not known to speak something else there."""
+    spoken, found = spoken_at(path, OPENAI)
+    assert (spoken.name, found) == (dialect, endpoint)
+    for usual in ALL:
+        if not usual.endpoint(path).endswith("{other}"):
+            assert spoken_at(path, usual) == (usual, usual.endpoint(path))
+        elif not endpoint.endswith("{other}") and OPENAI.endpoint(path).endswith("{other}"):
+            assert spoken_at(path, usual) == (spoken, found)
+
+
+def test_what_a_provider_says_it_speaks_comes_before_what_a_path_looks_like() -> None:
+    assert spoken_at("/v1/chat", COHERE) == (COHERE, "/v1/chat")
+    assert spoken_at("/api/embeddings", OPENAI, ("ollama",)) == (OLLAMA, "/api/embeddings")
+    assert spoken_at("/api/embeddings", OPENAI) == (OPENAI, "/v1/embeddings")
+
+
+def test_what_streams_by_its_path() -> None:
+    assert BEDROCK.streams_by_path("/model/m/converse-stream")
+    assert BEDROCK.streams_by_path("/model/m/invoke-with-response-stream")
+    assert not BEDROCK.streams_by_path("/model/m/invoke")
+    assert ANTHROPIC.streams_by_path("/v1/publishers/anthropic/models/m:streamRawPredict")
     assert GEMINI.streams_by_path("/v1beta/models/m:streamGenerateContent")
     assert not GEMINI.streams_by_path("/v1beta/models/m:generateContent")
     assert not OPENAI.streams_by_path("/v1/chat/completions")
@@ -138,6 +216,15 @@ def test_refusals_have_the_shape_their_sdk_reads(status: int) -> None:
     assert (google.code, google.message) == (status, MESSAGE)
     assert re.fullmatch(r"[A-Z_]+", google.status or "")
     assert body["error"]["details"][0]["reason"] == "BUDGET_SPENT"
+
+
+def test_refusals_of_the_others() -> None:
+    """Bedrock's kind is what its SDK raises by; Cohere's and Ollama's SDKs go by the status and show the message."""
+    for status, kind in [(400, "ValidationException"), (429, "ThrottlingException"), (502, "InternalServerException")]:
+        body = json.loads(BEDROCK.error_body(status, "budget_spent", MESSAGE))
+        assert body == {"__type": kind, "message": MESSAGE, "code": "budget_spent"}
+    assert json.loads(COHERE.error_body(429, "budget_spent", MESSAGE))["message"] == MESSAGE
+    assert json.loads(OLLAMA.error_body(429, "budget_spent", MESSAGE))["error"] == MESSAGE
 
 
 def test_the_kind_of_error_is_the_providers_own_word() -> None:

@@ -52,17 +52,19 @@ MOUNTS = {
     "openai": Mount("openai"),
     "anthropic": Mount("anthropic", header="x-api-key", scheme=""),
     "google": Mount("gemini", header="x-goog-api-key", scheme=""),
-    "google-vertex": Mount("vertex", dialect="gemini", header="x-goog-api-key", scheme=""),
+    "google-vertex": Mount("google-vertex", header="x-goog-api-key", scheme=""),
+    "azure": Mount("azure", header="api-key", scheme=""),
+    "portkey": Mount("portkey", header="x-portkey-api-key", scheme=""),
     "groq": Mount("groq", "/openai"),
     "openrouter": Mount("openrouter", "/api"),
-    "bedrock-mantle": Mount("mantle"),
+    "bedrock-mantle": Mount("bedrock-mantle"),
     "snowflake": Mount("snowflake", "/api/v2/cortex"),
     "zai": Mount("zai", "/api/paas/v4"),
     "vllm-or-local": Mount("vllm"),
 }
 for _name in (
-    *("azure", "bedrock", "cerebras", "cohere", "crusoe", "deepseek", "heroku", "huggingface", "mistral", "ollama"),
-    *("portkey", "together", "voyageai", "writer"),
+    *("bedrock", "cerebras", "cohere", "crusoe", "deepseek", "heroku", "huggingface", "mistral", "ollama"),
+    *("together", "voyageai", "writer"),
 ):
     MOUNTS[_name] = Mount(_name)
 ELSEWHERE = Mount("elsewhere")
