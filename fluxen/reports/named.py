@@ -133,13 +133,15 @@ CACHE: Final = Named(
     "What caches did: tokens read from providers' caches, what that saved, and our own cache.",
     ("model",),
     ("requests", "requests_with_reads", "prompt_tokens", "cache_read_tokens", "cache_write_tokens", "read_pct",
-     "provider_saved_usd", "fluxen_hits", "fluxen_hit_pct", "fluxen_saved_usd"),
+     "provider_saved_usd", "unknown_saving", "fluxen_hits", "fluxen_hit_pct", "fluxen_saved_usd"),
     "cache_read_tokens",
     "sum(cache_read_tokens)",
     {
         "read_pct": lambda row: percent(row["cache_read_tokens"] or 0, row["prompt_tokens"]),
         "fluxen_hit_pct": lambda row: percent(row["fluxen_hits"], row["fluxen_asked"]),
-        "provider_saved_usd": lambda row: row.get("provider_saved_usd"),  # from prices: fluxen.reports.savings
+        # From prices, where somebody knows them: fluxen.reports.savings.
+        "provider_saved_usd": lambda row: row.get("provider_saved_usd"),
+        "unknown_saving": lambda row: row.get("unknown_saving"),
     },
 )  # fmt: skip
 

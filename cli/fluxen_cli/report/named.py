@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from fluxen_cli.places import ConfigFile, DataDir, ledger_folder
 from fluxen_cli.report import options
 from fluxen_cli.tags import parse_tags
+
+if TYPE_CHECKING:
+    from fluxen.reports.savings import Savings
 
 _SLICES: Final = 24
 """Of a sparkline."""
@@ -55,7 +59,7 @@ _HELP: Final = {
     "cache": (
         "What caches did, the providers' and our own.",
         f"{_WORKS} read_pct: of all prompt tokens, read from a provider's cache. provider_saved_usd: what that saved "
-        "at list prices, the extra price of writing deducted; '–' where a price is unknown.",
+        "at the prices in force, the extra price of writing deducted; unknown_saving: requests without a price.",
         "model",
     ),
 }
@@ -124,8 +128,22 @@ def command(name: str) -> Callable[..., None]:
             _SLICES if for_eyes else 0,
             now,
         )
-        found = ask(Reader(folder), name, question)
+        fill = _savings(folder.parent, config) if name == "cache" else None
+        found = ask(Reader(folder), name, question, fill)
         form = "json" if as_json else "csv" if as_csv else "md" if as_md else "table"
         emit(found, Asked(form, zone, condition.text, tags))
 
     return report
+
+
+def _savings(data: Path, config: Path | None) -> Savings:
+    """With the prices that are in force where the data is kept, and who bills the upstreams of the configuration."""
+    from fluxen.config.locate import written_upstreams
+    from fluxen.config.paths import find_config
+    from fluxen.reports.reprice import providers_of
+    from fluxen.reports.savings import Savings
+    from fluxen_cli.cost.book import prices_in_force
+
+    path = find_config(config, os.environ)
+    upstreams = written_upstreams(path, os.environ) if path is not None else {}
+    return Savings(prices_in_force(data, config), providers_of(upstreams))
