@@ -106,7 +106,7 @@ class Upstream(Section):
         default=None,
         description="several keys instead of api_key: one that the provider refuses is parked, the next is used",
     )
-    dialect: Literal["openai", "anthropic", "gemini"] | None = Field(
+    dialect: Literal["openai", "anthropic", "gemini", "bedrock", "cohere", "ollama"] | None = Field(
         default=None, description="the protocol it speaks; known for providers known by name, else openai"
     )
     models: tuple[Glob, ...] | None = Field(

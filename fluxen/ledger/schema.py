@@ -45,7 +45,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("user_agent", "VARCHAR", "User-Agent of the client"),
     Column("route", "VARCHAR", "mount or unified: the kind of route"),
     Column("endpoint", "VARCHAR", "template of the API path: no ids, no query"),
-    Column("dialect", "VARCHAR", "protocol of the client: openai, anthropic or gemini"),
+    Column("dialect", "VARCHAR", "protocol of the path: openai, anthropic, gemini, bedrock, cohere or ollama"),
     Column("upstream", "VARCHAR", "name of the upstream that was chosen"),
     Column("credential", "VARCHAR", "name of the provider credential that was used"),
     Column("rule", "VARCHAR", "name of the rule that decided"),

@@ -184,7 +184,7 @@ api_keys:
         "(did you mean 'request_timeout_ms'?)",
         "10:12: upstreams.openai.target_ur: unknown field (did you mean 'target_url'?)",
         "10:35: upstreams.openai.api_key: environment variable NOPE is not set (export NOPE=…)",
-        "10:55: upstreams.openai.dialect: expected 'openai', 'anthropic' or 'gemini'",
+        "10:55: upstreams.openai.dialect: expected 'openai', 'anthropic', 'gemini', 'bedrock', 'cohere' or 'ollama'",
         "11:7: upstreams.v1.request_path: would hide Fluxen's own /v1 routes; choose another, such as /openai",
         "12:3: upstreams.b@d: a name has up to 64 letters, digits, '-', '.' and '_', and begins with a letter or digit",
         "12:23: upstreams.b@d.request_path: is the path of upstream 'openai', too",

@@ -39,7 +39,7 @@ MISTAKES = [
     "server: {bind_adress: x}",
     "server: {workers: 0}",
     "server: {max_connections: many}",
-    "upstreams: {openai: {dialect: cohere}}",
+    "upstreams: {openai: {dialect: opnai}}",
     "upstreams: {openai: {request_timeout_ms: 1.5}}",
     "api_keys: {static: [{id: nothing}]}",
     "api_keys: {static: [{key: a, hash: 'sha256:0000000000000000000000000000000000000000000000000000000000000000'}]}",
