@@ -17,7 +17,7 @@ from fluxen.analyzer.texts import Call, Prompt
 
 Count = Callable[[str], tuple[int, float]]
 
-_UNSEEN: Final = 1.0  # half the band where something is read that isn't in the request, or whose size isn't
+UNSEEN: Final = 10.0  # half the band where the provider reads what is not in the request: the count is a floor
 _UNSEEN_FILE: Final = 1000  # tokens of a document, a recording or a film of unknown length
 _BYTES_OF_FILE: Final = 100  # bytes of one per token, beyond that
 _CALL: Final = 8  # tokens of OpenAI's around a call's name and arguments
@@ -56,7 +56,7 @@ def prompt_tokens(family: Family, endpoint: str, asked: Prompt, count: Count) ->
     errors = family.errors
     error = errors.tools if asked.tools or asked.schema or asked.calls else errors.text
     if asked.hosted or asked.elsewhere or asked.media or not known or not asked.known:
-        error = max(error, _UNSEEN)
+        error = max(error, UNSEEN)
     return round(tokens), max(error, counted.error)
 
 
@@ -69,10 +69,10 @@ def _openai(family: Family, endpoint: str, asked: Prompt, count: _Counted) -> fl
     tokens += sum(count(f"functions.{use.name}") + count(use.text) for use in (*asked.calls, *asked.results))
     uses = (len(asked.calls) + len(asked.results)) / 2
     if thinks:
-        tokens += round(uses * (12 if responses else 9.5))
+        tokens += round(uses * (13 if responses else 13.5))
         tokens += max(asked.sealed - 900, 0) * 18 // 100  # thoughts that only OpenAI can read
     else:
-        tokens += round(uses * (10 if responses else 3)) + 15 * asked.parallel
+        tokens += round(uses * (10 if responses else 7)) + 15 * asked.parallel
     if asked.tools:
         arguments = sum(bool(tool.schema.get("properties")) for tool in asked.tools)
         tokens += count(signatures(asked.tools))
@@ -105,8 +105,8 @@ def answer_tokens(
     elif calls:
         tokens += _CALL * calls + (_CALLS if calls > 1 else 0)
     if text and "/responses" in endpoint:
-        tokens += 4 if reasons(family) else 2
-    elif text and asked is not None and (asked.tools or asked.schema):
+        tokens += 4 if reasons(family) else 1
+    if text and asked is not None and asked.tools:
         tokens += 1
     return tokens, reasoning, max(family.errors.output, counted.error)
 

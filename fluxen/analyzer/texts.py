@@ -25,6 +25,7 @@ _THINKING: Final = ("thinking", "redacted_thinking")
 _ELSEWHERE: Final = (
     "previous_response_id", "previous_interaction_id", "conversation", "conversation_id", "mcp_servers", "container",
     "context_management", "cachedContent", "cached_content", "web_search_options", "web_search", "connectors",
+    "plugins", "preset",
 )  # fmt: skip
 _CALLS: Final = ("functionCall", "function_call", "toolUse")
 _RESULTS: Final = ("functionResponse", "function_response", "toolResult")
@@ -127,8 +128,7 @@ class _Reader:
         found.elsewhere = any(asked.get(key) for key in _ELSEWHERE) or isinstance(asked.get("prompt"), dict)
         choice = asked.get("tool_choice")
         found.forced = isinstance(choice, dict) and choice.get("type") == "function"
-        thinking = asked.get("thinking")
-        found.thinks = isinstance(thinking, dict) and thinking.get("type") != "disabled"
+        found.thinks = _thinks(asked)
         found.schema, found.limit = schema_of(asked), limit_of(asked)
 
     def _messages(self, messages: Any) -> None:
@@ -191,9 +191,7 @@ class _Reader:
             calls = 0
             found.pending = kind.endswith("_output")
             if found.pending:
-                called = item.get("call_id")
-                name = self._named.get(called, "") if isinstance(called, str) else ""
-                found.results.append(Call(name, as_text(item.get("output"))))
+                self._result(item, item.get("output"), item.get("call_id"))
             elif kind == "reasoning":
                 self._seal(item.get("encrypted_content"))
             elif "tools" in item:
@@ -298,6 +296,17 @@ class _Reader:
         if isinstance(identity, str):
             self._named[identity] = name
         self.prompt.calls.append(Call(name, as_text(arguments)))
+
+
+def _thinks(asked: dict[str, Any]) -> bool:
+    """Whether a Claude is asked to, by Anthropic's, OpenRouter's or Bedrock's field."""
+    more = asked.get("additionalModelRequestFields")
+    for place in (asked, more if isinstance(more, dict) else {}):
+        for key in ("thinking", "reasoning", "reasoning_config"):
+            asks = place.get(key)
+            if isinstance(asks, dict) and asks.get("type", "enabled") == "enabled" and asks.get("enabled", True):
+                return True
+    return False
 
 
 def _file(part: dict[str, Any]) -> int | None:

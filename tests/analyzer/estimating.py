@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -14,7 +15,8 @@ from analyzer.recorded import Recorded
 
 from fluxen.analyzer.answers import Answer
 from fluxen.analyzer.estimates import Estimate, estimate
-from fluxen.analyzer.families import family_of
+from fluxen.analyzer.families import families, family_of
+from fluxen.analyzer.overheads import UNSEEN
 from fluxen.analyzer.texts import Prompt, read_prompt
 
 _PICTURE = re.compile(r"@@B64:(?:png|jpeg|webp|gif):(\d+)x(\d+):[^@]*@@")
@@ -31,7 +33,6 @@ class Measured:
     estimate: Estimate
     input: int
     output: int
-    visible: bool  # all of the output was sent: no hidden reasoning
 
     @property
     def family(self) -> str:
@@ -40,22 +41,15 @@ class Measured:
     @property
     def kind(self) -> str:
         prompt = self.prompt
-        if self.estimate.input_error >= 1.0:
+        if self.estimate.input_error >= UNSEEN:
             return "unseen"
         return "tools" if prompt.tools or prompt.calls or prompt.schema else "text"
 
-    @property
-    def stated(self) -> float:
-        return self.estimate.input_error
-
-    @property
-    def error(self) -> float:
-        """Of the input, as a part of the estimate: of what a reader of the ledger has."""
+    def error_of(self, kind: str) -> float:
+        """As a part of the estimate: that is what a reader of the ledger has."""
+        if kind == "output":
+            return abs(self.estimate.output - self.output) / max(self.estimate.output, 1)
         return abs(self.estimate.input - self.input) / max(self.estimate.input, 1)
-
-    @property
-    def output_error(self) -> float:
-        return abs(self.estimate.output - self.output) / max(self.estimate.output, 1)
 
 
 def measure(recorded: Iterable[Recorded]) -> Iterator[Measured]:
@@ -83,8 +77,7 @@ def measure(recorded: Iterable[Recorded]) -> Iterator[Measured]:
         if prompt is None:
             continue
         found = estimate(one.dialect, exchange["path"], model, body.encode(), answer_of(exchange))
-        visible = not tokens["reasoning"] and tokens["output"] > 0
-        yield Measured(one, prompt, found, before, tokens["output"], visible)
+        yield Measured(one, prompt, found, before, tokens["output"])
 
 
 def answer_of(exchange: dict[str, Any]) -> Answer:
@@ -118,3 +111,28 @@ def quantile(values: Iterable[float], part: float) -> float:
     """The value that `part` of them don't exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
+
+
+Groups = Mapping[tuple[str, str], list[Measured]]
+
+
+def grouped(found: Iterable[Measured]) -> Groups:
+    """By family and kind; `output` is a kind, too."""
+    groups: dict[tuple[str, str], list[Measured]] = defaultdict(list)
+    for one in found:
+        groups[one.family, one.kind].append(one)
+        if one.output:
+            groups[one.family, "output"].append(one)
+    return groups
+
+
+def table(groups: Groups) -> Iterator[tuple[tuple[str, str], str]]:
+    """Lines of Markdown, with the group that each is about."""
+    for name, family in families().items():
+        stated = {"text": family.errors.text, "tools": family.errors.tools, "output": family.errors.output}
+        for kind in ("text", "tools", "output", "unseen"):
+            errors = [one.error_of(kind) for one in groups.get((name, kind), ())]
+            if errors:
+                middle, most = quantile(errors, 0.5), quantile(errors, 0.95)
+                band = stated.get(kind, UNSEEN)
+                yield (name, kind), f"| {name} | {kind} | {len(errors)} | {middle:.3f} | {most:.2f} | {band:.2f} |"
