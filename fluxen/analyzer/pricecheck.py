@@ -90,10 +90,10 @@ def _remainder(entry: list[Any], share: Share) -> bool:
 
 
 def _amounts(value: Any) -> list[int]:
-    values = (
-        [value[0], *(step[-1] for step in value[1:] if isinstance(step, list))] if isinstance(value, list) else [value]
-    )
-    return [one for one in values if isinstance(one, int)]
+    """The prices in what should be a rate, as far as they can be made out."""
+    base, *steps = value if isinstance(value, list) and value else [value]
+    prices = [base, *(step[-1] for step in steps if isinstance(step, list) and step)]
+    return [price for price in prices if isinstance(price, int)]
 
 
 def _tiers(where: str, tiers: dict[str, str]) -> Iterator[str]:

@@ -1,0 +1,220 @@
+"""Prices of one's own over the book's: which entry counts, from when to when, and to the pico-dollar."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fluxen.analyzer.cost import answer_cost, cost_of, price_of
+from fluxen.analyzer.prices import PriceBook
+from fluxen.analyzer.usage import Reading, Usage
+from fluxen.config.load import load_bytes
+from fluxen.config.prices import PriceEntry
+from fluxen.errors import ConfigError
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+USAGE = Usage(input=1_000, cache_read=100, output=10)
+
+
+def entries(text: str) -> tuple[PriceEntry, ...]:
+    """As they stand under `prices:`."""
+    return load_bytes(f"prices:\n{text}".encode(), {"HOME": "/"}, None).config.prices
+
+
+def book(text: str) -> PriceBook:
+    return PriceBook.shipped().with_own(entries(text))
+
+
+def micros(moment: datetime) -> int:
+    return int(moment.timestamp()) * 10**6
+
+
+def cost(
+    found: PriceBook,
+    model: str = "gpt-4o",
+    *,
+    provider: str = "openai",
+    upstream: str = "openai",
+    tier: str | None = None,
+    at: datetime = NOON,
+    usage: Usage = USAGE,
+) -> int | None:
+    return cost_of(found, provider, upstream, model, usage, tier, micros(at)).total
+
+
+def problems(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        entries(text)
+    return "\n".join(caught.value.problems)
+
+
+LISTED = cost(PriceBook.shipped())
+assert LISTED is not None
+
+
+def test_a_server_of_ones_own_costs_what_one_says() -> None:
+    own = book("- {models: llama-3*, upstream: gpu, input: 0.2, output: '0.600000', per_request: 0.0001}")
+    assert cost(own, "Llama-3.3-70B", provider="", upstream="gpu") == 1_100 * 200_000 + 10 * 600_000 + 10**8
+    assert cost(own, "llama-3.3-70b", provider="", upstream="other") is None
+    assert cost(own, "qwen", provider="", upstream="gpu") is None
+    assert cost(own) == LISTED
+
+
+def test_token_prices_are_taken_whole() -> None:
+    """Beside one's own input price the list's price for cached input would be nobody's."""
+    assert cost(book("- {models: gpt-4o, input: 1, output: 2}")) == 1_100 * 10**6 + 10 * 2 * 10**6
+    assert cost(book("- {models: gpt-4o, input: 1, output: 2, cache_read: 0}")) == 1_000 * 10**6 + 10 * 2 * 10**6
+    assert cost(book("- {models: gpt-4o, input: 1}")) is None  # output was used, and has no price
+
+
+def test_each_class_has_its_own_price() -> None:
+    own = book(
+        "- {models: m, input: 1, output: 2, cache_read: 3, cache_write_5m: 4, cache_write_1h: 5, reasoning: 6}\n"
+        "- {models: w, input: 1, output: 2, cache_write_5m: 4}"
+    )
+    usage = Usage(input=1, cache_read=1, cache_write_5m=1, cache_write_1h=1, output=2, reasoning=1)
+    assert cost(own, "m", provider="", usage=usage) == (1 + 3 + 4 + 5 + 2 + 6) * 10**6
+    assert cost(own, "w", provider="", usage=usage) == (1 + 1 + 4 + 4 + 2 + 2) * 10**6
+
+
+def test_the_first_entry_that_applies_counts() -> None:
+    own = book(
+        "- {models: gpt-4o-mini, input: 1, output: 1}\n- {models: [o3, gpt-4o*], input: 2, output: 2}\n"
+        "- {models: '*', input: 3, output: 3}"
+    )
+    assert [cost(own, model, usage=Usage(input=1)) for model in ("gpt-4o-mini", "gpt-4o", "o3", "gpt-5")] == [
+        10**6, 2 * 10**6, 2 * 10**6, 3 * 10**6,
+    ]  # fmt: skip
+
+
+def test_prices_fees_and_discount_are_looked_for_apart() -> None:
+    own = book(
+        "- {models: gpt-4o, discount: 10%}\n- {models: gpt-4o, fees: {web_search: 0.02}}\n"
+        "- {models: gpt-4o, input: 1, output: 1, fees: {web_search: 9, file_search: 0.001}, discount: 99%}"
+    )
+    usage = Usage(input=1_000, calls={"web_search": 1, "file_search": 1})
+    found = cost_of(own, "openai", "openai", "gpt-4o", usage, None, micros(NOON))
+    assert found.fees == (2 * 10**10 + 10**9) * 9 // 10
+    assert found.total == (1_000 * 10**6 + 2 * 10**10 + 10**9) * 9 // 10
+
+
+def test_a_discount_is_off_the_list_price_of_that_upstream() -> None:
+    own = book("- {models: '*', upstream: [openai, 'azure-*'], discount: 0.15}")
+    assert cost(own) == round(Fraction(LISTED or 0) * Fraction(85, 100))
+    assert cost(own, upstream="azure-eu") == cost(own)
+    assert cost(own, upstream="other") == LISTED
+    assert cost(own, "unheard-of") is None  # off an unknown price is unknown
+
+
+@given(st.decimals(0, 1, places=4), st.integers(0, 10**9), st.integers(0, 10**6))
+def test_a_discount_is_exact_but_for_half_a_pico_dollar(discount: object, tokens: int, calls: int) -> None:
+    own = PriceBook.shipped().with_own([PriceEntry.model_validate({"models": "gpt-4o", "discount": str(discount)})])
+    usage = Usage(input=tokens, calls={"web_search": calls})
+    full = cost(PriceBook.shipped(), usage=usage)
+    part = cost(own, usage=usage)
+    assert full is not None and part is not None
+    assert abs(part - full * (1 - Fraction(str(discount)))) <= Fraction(1, 2)
+
+
+def test_free_is_free_whatever_is_called() -> None:
+    own = book("- {models: '*:free', free: true}\n- {models: '*', discount: 10%}")
+    usage = Usage(input=5, output=5, calls={"unheard_of": 3})
+    assert price_of(own.find_at("", "x:free", 0), usage).total == 0
+    assert price_of(own.find_at("", "x", 0), usage).total is None
+
+
+def test_times_are_half_open_and_in_any_order() -> None:
+    own = book(
+        "- {models: gpt-4o, since: '2026-02-01', until: '2026-03-01T12:00:00Z', input: 1, output: 1}\n"
+        "- {models: gpt-4o, since: '2026-03-01', discount: 50%}"
+    )
+    one = Usage(input=2)
+    listed = 2 * 2_500_000
+    moments = {
+        datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC): listed,
+        datetime(2026, 2, 1, tzinfo=UTC): 2 * 10**6,
+        datetime(2026, 3, 1, tzinfo=UTC): 10**6,
+        datetime(2026, 3, 1, 11, 59, 59, tzinfo=UTC): 10**6,
+        datetime(2026, 3, 1, 12, tzinfo=UTC): listed // 2,
+    }
+    for order in (sorted(moments), sorted(moments, reverse=True)):
+        for at in order:
+            assert cost(own, usage=one, at=at) == moments[at], at
+
+
+def test_a_tier_has_prices_of_its_own() -> None:
+    own = book(
+        "- {models: gpt-5, input: 1, output: 1}\n- {models: gpt-5, tier: flex, input: 0.5, output: 0.5}\n"
+        "- {models: my-model, input: 1, output: 1}"
+    )
+    one = Usage(input=2)
+    assert cost(own, "gpt-5", usage=one) == cost(own, "gpt-5", usage=one, tier="default") == 2 * 10**6
+    assert cost(own, "gpt-5", usage=one, tier="flex") == 10**6
+    priority = cost(own, "gpt-5", usage=one, tier="priority")
+    assert priority == cost(PriceBook.shipped(), "gpt-5", usage=one, tier="priority") != 2 * 10**6
+    assert cost(own, "my-model", provider="", usage=one, tier="whatever") == 2 * 10**6  # nobody lists another price
+
+
+def test_an_entry_means_a_model_by_any_of_its_names() -> None:
+    own = book("- {models: gpt-4o, discount: 100%}\n- {models: our-alias, input: 1, output: 1}")
+    for model, asked, wanted in (
+        ("gpt-4o-2024-08-06", "gpt-4o", 0),
+        ("gpt-4o-2024-08-06", None, 0),  # its name in the book
+        ("gpt-4.1-2025-04-14", "our-alias", 10**6),
+        ("unheard-of", "our-alias", 10**6),
+        (None, "our-alias", 10**6),
+    ):
+        reading = Reading(model=model, usage=Usage(input=1), source="reported")
+        assert answer_cost(own, "openai", "openai", reading, asked, micros(NOON)).total == wanted, (model, asked)
+
+
+def test_the_version_tells_which_prices_were_used() -> None:
+    shipped = PriceBook.shipped().version
+    one = book("- {models: gpt-4o, input: 2.5, output: 10}").version
+    assert one.startswith(f"{shipped}+own.") and len(one) < 60
+    assert one == book("- {models: [gpt-4o], output: '10.000', input: '2.50'}").version
+    assert one != book("- {models: gpt-4o, input: 2.5, output: 10.1}").version
+    assert PriceBook.shipped().with_own(()).version == shipped
+
+
+# ------------------------------------------------------------------------------------------ what is written
+
+
+@pytest.mark.parametrize(
+    ("written", "pico"),
+    [("2.5", 2_500_000), ("'2.5'", 2_500_000), ("0.1", 100_000), ("0.075", 75_000), ("1e-3", 1_000), ("3", 3_000_000),
+     ("0.000001", 1), ("'0.000001'", 1), ("123456.789012", 123_456_789_012)],
+)  # fmt: skip
+def test_amounts_are_what_is_written(written: str, pico: int) -> None:
+    assert cost(book(f"- {{models: m, input: {written}, output: 0}}"), "m", provider="", usage=Usage(input=1)) == pico
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("{models: m, input: 0.0000001, output: 1}", "prices[0].input: is finer than a pico-dollar"),
+        ("{models: m, input: 0.12345678901234567, output: 1}", "put it in quotes"),
+        ("{models: m, input: -1, output: 1}", "prices[0].input: expected dollars per million tokens"),
+        ("{models: m, input: .inf, output: 1}", "prices[0].input: expected dollars per million tokens"),
+        ("{models: m, input: NaN, output: 1}", "prices[0].input: expected dollars per million tokens"),
+        ("{models: m, input: true, output: 1}", "prices[0].input: expected dollars per million tokens"),
+        ("{models: m, input: $5, output: 1}", "prices[0].input: expected dollars per million tokens"),
+        ("{models: m, input: 10000000, output: 1}", "from 0 to 1,000,000"),
+        ("{models: m, cache_read: 1}", "input or output is missing"),
+        ("{models: m}", "says nothing"),
+        ("{models: [], input: 1}", "prices[0].models: expected at least one"),
+        ("{models: m, free: true, discount: 5%}", "take out the prices, or free"),
+        ("{models: m, discount: 120%}", "prices[0].discount: expected a part from 0 to 1"),
+        ("{models: m, discount: 15}", "prices[0].discount: expected a part from 0 to 1"),
+        ("{models: m, input: 1, since: '2026-02-01', until: '2026-02-01'}", "over before it begins"),
+        ("{models: m, fees: {Web-Search: 1}}", "prices[0].fees.Web-Search"),
+        ("{models: m, input: 1, ouput: 2}", "did you mean 'output'?"),
+        ("{input: 1}", "prices[0].models: is required"),
+    ],
+)
+def test_what_can_not_be_meant_is_said(entry: str, said: str) -> None:
+    assert said in problems(f"- {entry}")
