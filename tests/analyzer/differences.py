@@ -26,6 +26,7 @@ EXPLAINED: Mapping[str, str] = {
     "test_openrouter_web_search_tool_usage.yaml#0": SEARCH,
     "test_openrouter_web_search_tool_usage_stream.yaml#0": SEARCH,
     "test_openai_model_cerebras_provider_qwen_3_coder.yaml#0": UNPRICED,
+    "test_openai_model_cerebras_provider_qwen_3_coder.yaml#1": UNPRICED,
     "test_openrouter_cache_instructions_gemini_real_api.yaml#0": ROUNDED,
 }
 
