@@ -56,8 +56,8 @@ class Lines:
         status = output.UNKNOWN if record.status is None else str(record.status)
         model = record.model if record.model is not None else record.model_asked
         cells = [self._time(ended_at(record)), status, *_names(record, model), *self._figures(record), _note(record)]
-        bad = record.error is not None or (record.status or 0) >= 500
-        colour = _RED if bad else _YELLOW if (record.status or 0) >= 400 else ""
+        refused = 400 <= (record.status or 0) < 500
+        colour = _YELLOW if refused else _RED if record.error is not None or (record.status or 0) >= 500 else ""
         return self._in(colour, self._joined(cells))
 
     def _figures(self, end: End) -> list[str]:
