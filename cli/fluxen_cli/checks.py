@@ -229,7 +229,7 @@ def _integrity(folder: Path) -> Iterator[Finding]:
 
 
 def _prices(folder: Path) -> Finding:
-    from fluxen.analyzer.prices import PriceBook
+    from fluxen.analyzer.prices import load_book
     from fluxen.ledger.reader import Reader
 
     since = datetime.now(UTC) - timedelta(days=_DAYS)
@@ -243,12 +243,15 @@ def _prices(folder: Path) -> Finding:
         )
         .rows
     )
-    book = f"price book {PriceBook.shipped().version}"
+    book = f"price book {load_book(folder.parent).version}"
     if not rows:
         return Finding("prices", "ok", f"every model used in the last {_DAYS} days has a price ({book})")
     shown = ", ".join(f"{model} at {upstream} ({requests})" for upstream, model, requests in rows[:_SHOWN])
     more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-    hint = "their cost is shown as unknown, never as $0; a newer Fluxen may know the price"
+    hint = (
+        "their cost is shown as unknown, never as $0; say what they cost under prices: in the configuration, or put a "
+        "newer price book in force with fluxen cost prices update; fluxen cost reprice then prices these requests, too"
+    )
     return Finding("prices", "warn", f"no price for {shown}{more}; requests in the last {_DAYS} days, {book}", hint)
 
 
