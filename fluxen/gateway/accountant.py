@@ -6,11 +6,19 @@ import msgspec
 
 from fluxen.analyzer.cost import answer_cost
 from fluxen.analyzer.prices import PriceBook
-from fluxen.analyzer.usage import Reading, Usage, read_answer, read_clipped, read_stream
+from fluxen.analyzer.usage import (
+    Reading,
+    Usage,
+    billing,
+    read_answer,
+    read_clipped,
+    read_stream,
+    tells_input_first,
+)
 from fluxen.gateway.meter import Meter
 from fluxen.gateway.questions import Counted
 from fluxen.gateway.routes import Upstream
-from fluxen.ledger.record import End
+from fluxen.ledger.record import Begin, End
 
 _NOTHING = Reading()
 
@@ -75,6 +83,19 @@ class Accountant:
         end.usage_error = error
         self._price(end, upstream, msgspec.structs.replace(reading, usage=usage, source="estimated", legs=()))
 
+    @staticmethod
+    def countable(end: End, reading: Reading, *, whole: bool) -> bool:
+        """Whether a row that the answer did not complete can be completed by counting. whole: nothing of it is
+        missing, so that a count of one side is all that its provider tells."""
+        if billing(end.dialect or "", end.endpoint or "") != "tokens":
+            return False
+        return reading.source == "unknown" or (reading.source == "partial" and not whole and not reading.legs)
+
+    @staticmethod
+    def input_told_first(begin: Begin) -> bool:
+        """Whether a stream tells the count of its input so soon that the request need not be kept for it."""
+        return tells_input_first(begin.dialect or "", begin.endpoint or "")
+
     def _price(self, end: End, upstream: Upstream | None, reading: Reading) -> None:
         name, provider = ("", "") if upstream is None else (upstream.name, upstream.provider)
         cost = answer_cost(self._book, provider, name, reading, end.model_asked, end.ts)
@@ -83,9 +104,9 @@ class Accountant:
         end.price_version = self._book.version
 
 
-def told_input(usage: Usage) -> bool:
+def told_input(usage: Usage | None) -> bool:
     """Whether a provider said how much the input was."""
-    return bool(usage.input or usage.cache_read or usage.cache_write_5m or usage.cache_write_1h)
+    return usage is not None and bool(usage.input or usage.cache_read or usage.cache_write_5m or usage.cache_write_1h)
 
 
 def _fill(end: End, usage: Usage) -> None:
@@ -105,9 +126,9 @@ def _fill(end: End, usage: Usage) -> None:
 def _read(end: End, meter: Meter | None, complete: bool) -> Reading:
     dialect, endpoint = end.dialect or "openai", end.endpoint or ""
     if meter is None or meter.failed:
-        return read_answer(dialect, endpoint, 200, b"")
+        return read_answer(dialect, endpoint, 200, b"", None if meter is None else meter.counts)
     if meter.streamed:
         return read_stream(dialect, endpoint, 200, *meter.ends(), complete)
     if meter.clipped or not complete:
-        return read_clipped(dialect, endpoint, 200, meter.head(), meter.tail())
-    return read_answer(dialect, endpoint, 200, meter.head())
+        return read_clipped(dialect, endpoint, 200, meter.head(), meter.tail(), meter.counts)
+    return read_answer(dialect, endpoint, 200, meter.head(), meter.counts)

@@ -23,6 +23,7 @@ from fluxen.errors import ConfigError, FluxenError
 from fluxen.gateway.bindings import Binding, Bindings
 from fluxen.gateway.certificates import Authorities
 from fluxen.gateway.channel import Channel
+from fluxen.gateway.counter import Lines
 from fluxen.gateway.listening import shared
 from fluxen.gateway.reload import Accepted, Outcome, Reloader
 from fluxen.gateway.secrets import secrets_of
@@ -67,6 +68,7 @@ class Conductor:
         self.snapshot = snapshot
         self.authorities = authorities
         self.bindings = bindings
+        self.lines = Lines(snapshot.config.server.workers)
         self.rejected = False
         self._log = log
         self._metrics = metrics
@@ -112,9 +114,10 @@ class Conductor:
         else:
             self._watcher = None
 
-    def in_child(self, worker: int | None) -> None:
+    def in_child(self, worker: int | None, *, counter: bool = False) -> None:
         """In a fork: let go of what is not its business."""
         self.bindings.keep_only(worker)
+        self.lines.keep_only(worker, counter=counter)
         if self._file is not None:
             self._file.forget()
 

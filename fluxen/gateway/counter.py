@@ -62,7 +62,7 @@ class Lines:
 
 def _pair() -> tuple[socket.socket, socket.socket]:
     """Both keep messages apart, so that whoever comes later begins with a whole one."""
-    if sys.platform == "linux":
+    if hasattr(socket, "SOCK_SEQPACKET") and not sys.platform.startswith("darwin"):
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     for end in pair:

@@ -5,12 +5,13 @@
     end       the request is complete: peek → upstream
     committed begin line written → a connection → the request goes upstream
     answer_*  relay, then meter
+    counted   only where the answer did not tell what was used: what the counter says
     committed end line written, exactly one → the last of the answer goes out
 
 It does no I/O of its own and never awaits. The listener calls the first three, an upstream connection the answers;
 what has to wait is asked of the worker: a line of the ledger (the worker writes those of one turn of the event loop
-together, then calls `committed`), a fresh connection (`connected` or `unreachable`). However a request ends, its one
-row is written before anybody can see that end.
+together, then calls `committed`), a fresh connection (`connected` or `unreachable`), a count (`_counted`). However a
+request ends, its one row is written before anybody can see that end.
 
 What is answered when something breaks: before the first byte of an answer, a refusal in the caller's dialect; after
 it, the client's connection is broken, so that a truncated answer never looks complete.
@@ -26,9 +27,11 @@ from fluxen.gateway.credentials import Credential
 from fluxen.gateway.dispatch import Dispatch
 from fluxen.gateway.form import Form
 from fluxen.gateway.head import AnswerHead
+from fluxen.gateway.intake import KEPT, SMALL
 from fluxen.gateway.meter import Meter, meter_for
 from fluxen.gateway.opening import LABEL, Opening
 from fluxen.gateway.own import answer_own
+from fluxen.gateway.questions import Counted
 from fluxen.gateway.reply import CONTINUE, reply
 from fluxen.gateway.spliced import Splice
 from fluxen.gateway.withheld import withheld
@@ -39,12 +42,17 @@ if TYPE_CHECKING:
     from fluxen.gateway.worker import Worker
 
 CLIENT_CLOSED: Final = 499  # as nginx logs it
+LONG_HEAD: Final = 128 * 1024
+"""Bytes kept of the beginning of a stream that will not tell its usage: mostly all of it."""
+ASKED: Final = b"include_usage"
+SILENT: Final = "/completions"
+"""What endpoints end in whose streams tell the usage only where they are asked to."""
 
 
 class Exchange(Dispatch):
     """One request. Made when its head is complete. length is that of its body, -1 when it comes in chunks."""
 
-    __slots__ = ("_deferred", "_ends_with_close", "_keep", "_last", "_relayed")
+    __slots__ = ("_breaks", "_deferred", "_end", "_ends_with_close", "_keep", "_last", "_relayed")
 
     def __init__(self, worker: Worker, client: Listener, opening: Opening, length: int) -> None:
         self._worker = worker
@@ -57,12 +65,15 @@ class Exchange(Dispatch):
         self._upstream = None
         self._forward = None
         self._body = []
-        self._body_size = self._reserved = self._loose = 0
+        self._body_size = self._reserved = self._loose = self._kept = self._rough = 0
         self._begin: Begin | None = None
         self._connection = None
         self._deferred: tuple[int, bytes, str | None, int | None, str] | None = None
         self._meter = None
         self._last: bytes | None = None  # the last of the answer, until its row is written
+        self._end: End | None = None  # the row, while what is missing is counted
+        self._uncounted = None
+        self._breaks = False  # the client's connection is to be broken once the row is written
         self._attempts = self._status = self._response_bytes = 0
         self._answering = self._relayed = self._finished = self._ends_with_close = False
         self._form: Form | None = None  # reads a body that is passed on, where it matters what it says
@@ -185,7 +196,13 @@ class Exchange(Dispatch):
     def record(self) -> Begin | End | None:
         """What is to be written now: the begin of a request that is still wanted, or the end of an answered one."""
         if self._last is not None and self._begin is not None:
-            return self._ended(self._begin, None if self._status < 400 else "upstream_status", complete=True)
+            end = self._end
+            if end is None:
+                end = self._ended(self._begin, None if self._status < 400 else "upstream_status", complete=True)
+                if self._uncounted is not None and self._counts(end, complete=True):
+                    return None  # the row waits for it, and the last of the answer for the row
+                self._let_go_of_body()
+            return self._logged(end)
         return None if self._finished else self._begin
 
     def committed(self, written: bool) -> None:
@@ -222,9 +239,15 @@ class Exchange(Dispatch):
         elif request.head.http10 and head.encoded:
             decode = self._ends_with_close = True
         added = f"x-fluxen-id: {self._id}\r\n" if self._keep else f"x-fluxen-id: {self._id}\r\nConnection: close\r\n"
-        self._let_go_of_body()
+        meter = None
         if status < 300 and request.is_post:
-            self._meter = meter_for(head.content_type, head.content_encoding)
+            meter = self._meter = meter_for(head.content_type, head.content_encoding, head.counts)
+        if meter is None:
+            self._let_go_of_body()
+        elif meter.streamed:
+            self._prepare(meter)
+        elif self._reserved > SMALL:
+            self._hold_on()
         if head.request_id is not None:
             self._upstream_request_id = head.request_id[:LABEL].decode("latin-1")
         out = head.relayed(added.encode("ascii"), decode)
@@ -243,7 +266,6 @@ class Exchange(Dispatch):
         has a row that says so."""
         self._connection = None
         self._finished = True
-        self._let_go_of_body()
         self._relayed = True
         self._response_bytes += len(data)
         self._last = data
@@ -288,20 +310,71 @@ class Exchange(Dispatch):
         self.refuse(503, "shutting_down", "the gateway is shutting down", retry_after=1)
 
     def _break(self, error: str) -> None:
+        self._breaks = True
         self._settle(error)
-        self._client.abort(self._ends_with_close)
 
     # --- the row
 
     def _settle(self, error: str | None) -> None:
         """The request ends otherwise than by its answer's end: write the row, once, and let go of everything."""
         self._finished = True
-        self._let_go_of_body()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abandon()
         opening = self._opening
         if self._begin is not None or opening.known:
             begin = self._begin or self._begun(opening.route.model if opening.route else None, None)
-            self._worker.journal.end(self._ended(begin, error, complete=False))
+            end = self._ended(begin, error, complete=False)
+            if self._uncounted is not None and self._counts(end, complete=False):
+                return  # it is not over before that is told
+            self._worker.journal.end(self._logged(end))
+        self._over()
+
+    def _over(self) -> None:
+        """The row is written."""
+        self._let_go_of_body()
         self._meter = None
+        if self._breaks:
+            self._client.abort(self._ends_with_close)
+
+    # --- what no provider told
+
+    def _prepare(self, meter: Meter) -> None:
+        """A stream begins, which may end without a word of what was used."""
+        begin, body, worker = self._begin, self._body, self._worker
+        if begin is None or worker.accountant.input_told_first(begin):
+            self._let_go_of_body()
+            return
+        if self._reserved > SMALL:
+            self._hold_on()
+        asked = self._splice is not None and self._splice.asks
+        if asked or not body or not (begin.endpoint or "").endswith(SILENT) or any(ASKED in piece for piece in body):
+            return
+        worker.counting.warm(begin.dialect or "", begin.endpoint or "", begin.model_asked)
+        if worker.kept_bytes + LONG_HEAD <= KEPT:
+            meter.keep_more(LONG_HEAD)
+            worker.kept_bytes += LONG_HEAD
+            self._kept += LONG_HEAD
+
+    def _counts(self, end: End, *, complete: bool) -> bool:
+        """Have the counter asked for what is missing of a row. False: it stays as it is, for nobody can tell."""
+        assert self._uncounted is not None
+        asked = self._question(end, self._uncounted, complete)
+        if asked is None or not self._worker.counting.ask(*asked, self._counted):
+            return False
+        self._end = end
+        self._let_go_of_body()
+        return True
+
+    def _counted(self, counted: Counted | None) -> None:
+        """Here is the count, or there is none."""
+        end, reading, worker = self._end, self._uncounted, self._worker
+        assert end is not None
+        assert reading is not None
+        if counted is not None:
+            worker.accountant.estimated(end, self._upstream, reading, counted)
+        if self._last is not None:
+            worker.commit(self)
+        else:
+            worker.journal.end(self._logged(end))
+            self._over()

@@ -12,6 +12,7 @@ from fluxen.gateway.opening import LABEL, Forward, Opening
 from fluxen.ledger.record import Begin, End
 
 if TYPE_CHECKING:
+    from fluxen.analyzer.usage import Reading
     from fluxen.gateway.listener import Listener
     from fluxen.gateway.meter import Meter
     from fluxen.gateway.routes import Upstream
@@ -29,7 +30,7 @@ class Row:
 
     __slots__ = (
         "_answering", "_attempts", "_body_size", "_client", "_forward", "_id", "_meter", "_opening",
-        "_response_bytes", "_status", "_t_answer", "_t_complete", "_t_open", "_t_sent", "_upstream",
+        "_response_bytes", "_status", "_t_answer", "_t_complete", "_t_open", "_t_sent", "_uncounted", "_upstream",
         "_upstream_request_id", "_worker",
     )  # fmt: skip
 
@@ -51,6 +52,8 @@ class Row:
     _t_open: float
     _t_sent: float
     """When it was first sent on."""
+    _uncounted: Reading | None
+    """What the answer told, if that was not all: the rest may be counted."""
     _upstream: Upstream | None
     _upstream_request_id: str | None
     _worker: Worker
@@ -79,7 +82,7 @@ class Row:
         )  # fmt: skip
 
     def _ended(self, begin: Begin, error: str | None, complete: bool) -> End:
-        """The row. complete: the answer's end came."""
+        """The row, but for what is to be counted. complete: the answer's end came."""
         now = time.perf_counter()
         end = End.of(begin)
         if self._attempts > 1 and self._forward is not None and self._forward.credential is not None:
@@ -97,7 +100,7 @@ class Row:
         end.upstream_request_id = self._upstream_request_id
         worker, opening = self._worker, self._opening
         worker.answered[self._status // 100] += 1
-        worker.accountant.account(
+        reading = worker.accountant.account(
             end, self._upstream, self._meter, billable=self._t_sent > 0.0 and opening.is_post,
             answered=self._answering, complete=complete,
         )  # fmt: skip
@@ -105,6 +108,11 @@ class Row:
             reported = end.usage_source == "reported" and end.finish is not None
             if reported or self._meter.ended():
                 end.error = None  # it had the whole answer, and left before the end of the framing
-        if worker.request_log is not None:
-            worker.request_log.add(end, opening, self.client_ip)
+        self._uncounted = reading if reading.source == "unknown" or reading.source == "partial" else None
+        return end
+
+    def _logged(self, end: End) -> End:
+        """The row, with which all is done."""
+        if self._worker.request_log is not None:
+            self._worker.request_log.add(end, self._opening, self.client_ip)
         return end

@@ -6,15 +6,16 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fluxen import __version__
+from fluxen.analyzer.estimates import hold
 from fluxen.analyzer.prices import PriceBook
 from fluxen.config.document import dotted
 from fluxen.config.load import Loaded
 from fluxen.errors import LedgerError
-from fluxen.gateway import unpacked, worker
+from fluxen.gateway import counter, unpacked, worker
 from fluxen.gateway.bindings import Bindings
 from fluxen.gateway.certificates import Authorities
 from fluxen.gateway.channel import Channel
@@ -115,16 +116,22 @@ def serve(
     def work(number: int) -> Callable[[Channel, int], None]:
         return lambda channel, life: worker.run(
             conductor.snapshot, authorities, number, folder, bindings.of_worker(number), channel, life,
-            log.child(f"worker {number}"), metrics, rejected=conductor.rejected,
+            log.child(f"worker {number}"), metrics, line=conductor.lines.of_worker(number), rejected=conductor.rejected,
         )  # fmt: skip
 
     resident = temporary is not None
     compactor = Child(
         "compactor", lambda _, life: _compact(snapshot, life, log.child("compactor"), resident=resident), talks=False
     )
+    counting = Child(
+        "counter",
+        lambda _, life: _count(conductor.lines.of_counter, life, log.child("counter"), resident=resident),
+        talks=False, counts=True,
+    )  # fmt: skip
     workers = [Child(f"worker {number}", work(number), number) for number in range(server.workers)]
     watcher = Child("watcher", lambda channel, life: _watch(channel, life, folder, authorities))
-    supervisor.run([compactor, *workers] if settle is None else [compactor, *workers, watcher], accepting)
+    children = [compactor, counting, *workers]
+    supervisor.run(children if settle is None else [*children, watcher], accepting)
     if temporary is not None and supervisor.orphaned:
         unpacked.remove(temporary)
 
@@ -154,6 +161,15 @@ def _watch(channel: Channel, life: int, data_dir: Path, authorities: Authorities
     from fluxen.gateway import watch
 
     watch.run(channel, life, data_dir, lambda: authorities.context(None))
+
+
+def _count(lines: Sequence[socket.socket], life: int, log: Log, *, resident: bool) -> None:
+    """The body of the counter process. resident: what it needs can't be read again."""
+    if resident:
+        hold()
+        unpacked.keep(log, lambda stop: counter.run(lines, stop, log), life)
+    else:
+        counter.run(lines, life, log)
 
 
 def _compact(snapshot: Snapshot, life: int, log: Log, *, resident: bool) -> None:

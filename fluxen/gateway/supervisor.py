@@ -1,8 +1,8 @@
 """The supervisor: it owns the processes, and serves nothing itself.
 
-Workers, the compactor and the watcher are forked children, so that they share the memory of what is imported; the
-supervisor has no thread and no event loop, which is what makes forking safe. With each child it has a channel; what
-comes and goes there is the conductor's business.
+Workers, the compactor, the counter and the watcher are forked children, so that they share the memory of what is
+imported; the supervisor has no thread and no event loop, which is what makes forking safe. With those it talks to it
+has a channel; what comes and goes there is the conductor's business.
 
 Every child holds the reading end of a pipe whose writing end is only here. However the supervisor ends, the pipe
 closes, and the children finish what they do and end, too. It may itself be bound to the process that started it.
@@ -30,7 +30,7 @@ _RESTART_FIRST = 0.1  # seconds until a dead child's successor, doubled each tim
 _RESTART_MOST = 5.0
 _YOUNG = 10.0
 _GRACE = 5.0  # seconds beyond shutdown_timeout_ms until a worker that does not end is killed
-_COMPACTOR_GRACE = 20.0
+_OTHERS_GRACE = 20.0
 _PARENT_SECONDS = 1.0  # between two looks at whether the parent still lives
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP)
 _STOP = (signal.SIGTERM, signal.SIGINT)
@@ -82,6 +82,8 @@ class Child:
     worker: int | None = None
     talks: bool = True
     """Whether it has a channel."""
+    counts: bool = False
+    """Whether it is the counter."""
     pid: int = 0
     started: float = 0.0
     delay: float = _RESTART_FIRST
@@ -172,7 +174,7 @@ class Supervisor:
             for other in self._children:
                 if other.channel is not None:
                     other.channel.close()
-            self._conductor.in_child(child.worker)
+            self._conductor.in_child(child.worker, counter=child.counts)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             if child.worker is None:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the pipe, after the workers
@@ -233,13 +235,14 @@ class Supervisor:
     def _stop(self) -> None:
         self._log.event("stopping")
         self._conductor.bindings.close()
+        self._conductor.lines.close()
         workers = [child for child in self._children if child.worker is not None]
         for child in workers:
             if child.pid:
                 os.kill(child.pid, signal.SIGTERM)
         self._await(workers, self._conductor.snapshot.config.server.shutdown_timeout_ms / 1000 + _GRACE)
         os.close(self._held)
-        self._await([child for child in self._children if child.worker is None], _COMPACTOR_GRACE)
+        self._await([child for child in self._children if child.worker is None], _OTHERS_GRACE)
         self._conductor.close()
         self._log.event("stopped")
         self._log.close()

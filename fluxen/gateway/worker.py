@@ -22,6 +22,7 @@ import uvloop
 from fluxen.gateway.accountant import Accountant
 from fluxen.gateway.certificates import Authorities
 from fluxen.gateway.channel import Channel
+from fluxen.gateway.counting import PATIENCE_MOST, Counting
 from fluxen.gateway.credentials import Parking
 from fluxen.gateway.dispatch import Dispatch
 from fluxen.gateway.follower import Follower, Opened
@@ -65,8 +66,9 @@ class Worker:
         *,
         doors: Opened = (),
         channel: Channel | None = None,
+        line: socket.socket | None = None,
     ) -> None:
-        """doors: where to listen. channel: to the supervisor, if there is one."""
+        """doors: where to listen. channel: to the supervisor, line: to the counter, if there is one."""
         self.log = log or Log(f"worker {number}")
         self.metrics = metrics or Metrics(number + 1)
         self.snapshot = snapshot
@@ -82,6 +84,9 @@ class Worker:
         self.accountant = Accountant(snapshot.prices)
         self.price_version = self.accountant.price_version
         self.body_bytes = 0
+        self.kept_bytes = 0
+        """Of bodies and answers that are kept because they may have to be counted."""
+        self.counting = Counting(line, loop)
         self.draining = False
         self.refused: dict[str, int] = {}
         self.warden = Warden()
@@ -265,6 +270,7 @@ class Worker:
         self.wheel.start(loop)
         housekeeping = loop.create_task(self._housekeeping())
         await self.follower.start()
+        self.counting.start()
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)
@@ -282,7 +288,7 @@ class Worker:
         self.log.close()
 
     async def _housekeeping(self) -> None:
-        told = 0
+        told = uncounted = 0
         while True:
             await asyncio.sleep(1.0)
             self.wall_offset = time.time() - time.perf_counter()
@@ -290,6 +296,9 @@ class Worker:
             if self.journal.lost > told:
                 self.log.notice("ledger", reason=self.journal.error, lost=self.journal.lost)
                 told = self.journal.lost
+            if self.counting.given_up > uncounted:
+                self.log.notice("uncounted", count=self.counting.given_up - uncounted)
+                uncounted = self.counting.given_up
             if self.snapshot.tokens is not None:
                 for url in self.snapshot.tokens.take_wanted():
                     self.tell("unknown_kid", url)
@@ -327,6 +336,8 @@ class Worker:
                 for listener in list(self._listeners):
                     listener.cut_short()
                 await asyncio.sleep(0)
+        await self.counting.settled(PATIENCE_MOST)
+        self.counting.end()
         for pool in self._pools.values():
             pool.close_idle()
         for task in self._connecting:  # for clients that have left
@@ -345,10 +356,11 @@ def run(
     log: Log,
     metrics: Metrics,
     *,
+    line: socket.socket,
     rejected: bool,
 ) -> None:
     """The body of a worker process. channel: its end of it. life: the reading end of a pipe that the supervisor holds
-    open. rejected: as Worker.rejected."""
+    open. line: its end of that to the counter. rejected: as Worker.rejected."""
     _keep_freed_memory()
     ledger = snapshot.config.ledger
     journal = Journal(
@@ -358,7 +370,9 @@ def run(
     try:
         asyncio.set_event_loop(loop)
         log.within(loop)
-        worker = Worker(snapshot, authorities, number, journal, loop, log, metrics, doors=doors, channel=channel)
+        worker = Worker(
+            snapshot, authorities, number, journal, loop, log, metrics, doors=doors, channel=channel, line=line
+        )
         worker.rejected = rejected
         loop.run_until_complete(worker.serve(life))
     finally:

@@ -608,10 +608,10 @@ class Gateway:
         return self.data_dir / "ledger"
 
     def children(self) -> dict[str, int]:
-        """PIDs of the running children: 'worker 0', … in the order they were started, 'compactor' and 'watcher'. Only
-        processes of this gateway."""
+        """PIDs of the running children: 'worker 0', … in the order they were started, 'compactor', 'counter' and
+        'watcher'. Only processes of this gateway."""
         listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        names = ["compactor", *(f"worker {number}" for number in range(len(listed) - 2)), "watcher"]
+        names = ["compactor", "counter", *(f"worker {number}" for number in range(len(listed) - 3)), "watcher"]
         return dict(zip(names, sorted(map(int, listed)), strict=False))
 
     def query(self, sql: str, params: Iterable[object] = ()) -> list[dict[str, Any]]:

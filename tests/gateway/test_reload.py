@@ -469,7 +469,7 @@ def test_the_watcher_dies(gateway: StartGateway, upstream: Upstream) -> None:
     os.kill(watcher, signal.SIGKILL)
     write(server, config(upstream, provider="sk-two"))
     settled(server, 2)
-    until(lambda: len(proc.children(server.process.pid)) == 4, "a new watcher")
+    until(lambda: len(proc.children(server.process.pid)) == 5, "a new watcher")
     write(server, config(upstream, provider="sk-three"))
     settled(server, 3)
     server.kill()
@@ -479,7 +479,7 @@ def test_the_supervisor_is_killed(gateway: StartGateway, upstream: Upstream) -> 
     """Everything ends, the watcher too; what it left in the data folder is known as such and goes at the next start."""
     server = gateway(config(upstream))
     children = proc.children(server.process.pid)
-    assert len(children) == 4
+    assert len(children) == 5
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait(30)
     for child in children:

@@ -535,13 +535,13 @@ def test_client_leaves_mid_stream(server: Gateway, upstream: Upstream, how: str)
     LEAVE[how](client)
     assert upstream.connections[-1].ended.wait(10), "the upstream connection stays open"
     row = leaving_row(server, b"mid-" + how.encode())
-    assert (row["status"], row["error"], row["usage_source"]) == (200, "client_closed", "unknown")
-    assert row["cost_usd"] is None
+    assert (row["status"], row["error"], row["usage_source"]) == (200, "client_closed", "estimated")
+    assert row["output_tokens"] in (1, 2), "a word, of a model that nobody knows"
     assert row["response_bytes"] > 0
 
 
 def test_client_leaves_a_stream_that_told_its_input(server: Gateway, upstream: Upstream) -> None:
-    """What the first event said is recorded, as a part; a bill is never 0."""
+    """What the first event said is recorded; a bill is never 0."""
 
     def play(connection: Connection, _: Request) -> None:
         connection.send(SSE + chunk(MESSAGE_START))
@@ -555,9 +555,9 @@ def test_client_leaves_a_stream_that_told_its_input(server: Gateway, upstream: U
         read_until(client, b"message_start")
     assert upstream.connections[-1].ended.wait(10)
     row = leaving_row(server, b"partial")
-    assert (row["status"], row["error"], row["usage_source"]) == (200, "client_closed", "partial")
-    assert row["input_tokens"] == 25
-    assert row["cost_usd"] != 0
+    assert (row["status"], row["error"], row["usage_source"]) == (200, "client_closed", "estimated")
+    assert (row["input_tokens"], row["output_tokens"]) == (25, 1)
+    assert row["cost_usd"] > 0
 
 
 @pytest.mark.parametrize("how", LEAVE)
@@ -690,8 +690,9 @@ def test_upstream_breaks_mid_answer(server: Gateway, upstream: Upstream, begun: 
         if framing == "until close":
             assert client.was_reset, "a plain close would look like the end of the answer"
     row = server.row(identity(got))
-    assert (row["status"], row["error"], row["usage_source"]) == (200, "upstream_broke", "unknown")
-    assert row["cost_usd"] is None
+    said = "unknown" if framing == "length" else "estimated"  # what is cut off of a stream was never generated
+    assert (row["status"], row["error"], row["usage_source"]) == (200, "upstream_broke", said)
+    assert row["cost_usd"] is None, "nobody knows the price of its model"
 
 
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 O", b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"])

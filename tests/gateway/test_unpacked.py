@@ -53,7 +53,7 @@ def test_the_gateway_ends_with_the_process_that_forked_it(tmp_path: Path) -> Non
         assert parent.stdout is not None
         supervisor, _port = (int(word) for word in parent.stdout.readline().split())
         children = [int(p) for p in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
-        assert len(children) == 3  # two workers and the compactor
+        assert len(children) == 4  # two workers, the compactor and the counter
         parent.send_signal(signal.SIGKILL)
         for pid in (supervisor, *children):
             until(lambda pid=pid: gone(pid), f"the end of {pid}")

@@ -1,0 +1,287 @@
+"""Rows of answers that told nothing of what they used, or broke off before they did: counted by a process of its own,
+and said to be."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from gateway import proc
+from gateway.conftest import StartGateway
+from gateway.rig import (
+    KEY,
+    PROVIDER_KEY,
+    Connection,
+    Gateway,
+    Request,
+    Upstream,
+    answer,
+    chunked,
+    request,
+    until,
+)
+
+from fluxen.analyzer.estimates import Answer, estimate
+
+CONFIG = """
+version: 1
+server: {{bind_address: "127.0.0.1:0", workers: {workers}, shutdown_timeout_ms: 3000}}
+upstreams:
+  openai: {{target_url: "{url}", api_key: "{provider}"}}
+  anthropic: {{target_url: "{url}", api_key: "{provider}"}}
+  own: {{target_url: "{url}", dialect: openai, api_key: "{provider}"}}
+api_keys:
+  static: [{{id: me, key: "{key}"}}]
+"""
+QUESTION = json.dumps(
+    {"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": "Why is the sky blue, and the sun?"}]}
+).encode()
+WORDS = ["Light", " of", " short", " waves", " is", " scattered", " more", " than", " the", " rest", "."]
+SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def config(upstream: Upstream, workers: int = 1) -> str:
+    return CONFIG.format(url=upstream.url, provider=PROVIDER_KEY, key=KEY, workers=workers)
+
+
+def event(**delta: str) -> bytes:
+    data = {"id": "c", "model": "gpt-4o-2024-08-06", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+EVENTS = [event(role="assistant", content=""), *(event(content=word) for word in WORDS)]
+STOP = b'data: {"id":"c","model":"gpt-4o-2024-08-06","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+SILENT = [*EVENTS, STOP, DONE]
+"""A stream without a word of what it used."""
+TOKENS = 11
+"""Of WORDS: one each, as OpenAI's tokenizers have them."""
+
+
+@pytest.fixture
+def server(shared_gateway: StartGateway, upstream: Upstream) -> Gateway:
+    return shared_gateway(config(upstream))
+
+
+def expected(events: list[bytes], body: bytes = QUESTION, endpoint: str = "/v1/chat/completions") -> tuple[int, int]:
+    told = estimate("openai", endpoint, "gpt-4o", body, Answer(b"".join(events), b"", len(b"".join(events)), True))
+    return told.input, told.output
+
+
+def test_a_stream_that_tells_nothing_is_counted(server: Gateway, upstream: Upstream) -> None:
+    upstream.plays(SSE + chunked(*SILENT))
+    got = server.ask(request(body=QUESTION))
+    assert (got.status, got.complete) == (200, True)
+    assert got.body == b"".join(SILENT)
+    row = server.row(got)
+    assert (row["usage_source"], row["error"], row["finish"]) == ("estimated", None, "stop")
+    assert (row["input_tokens"], row["output_tokens"]) == expected(SILENT)
+    assert abs(row["output_tokens"] - TOKENS) <= 1
+    assert 0 < row["usage_error"] < 1
+    assert row["model"] == "gpt-4o-2024-08-06"
+    assert row["cost_usd"] > 0
+
+
+def test_whoever_has_the_whole_answer_has_its_row(server: Gateway, upstream: Upstream) -> None:
+    upstream.plays(SSE + chunked(*SILENT))
+    for _ in range(20):
+        got = server.ask(request(body=QUESTION))
+        assert got.complete
+        [row] = server.query("SELECT usage_source FROM requests WHERE id = ?", [got.id])
+        assert row["usage_source"] == "estimated"
+
+
+def test_one_that_tells_is_not_counted(server: Gateway, upstream: Upstream) -> None:
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n'
+    upstream.plays(SSE + chunked(*EVENTS, STOP, usage, DONE))
+    row = server.row(server.ask(request(body=QUESTION)))
+    assert (row["usage_source"], row["usage_error"]) == ("reported", None)
+    assert (row["input_tokens"], row["output_tokens"]) == (3, 4)
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_an_answer_that_is_no_stream(server: Gateway, upstream: Upstream, coding: str) -> None:
+    import gzip
+
+    told = {"model": "gpt-4o", "choices": [{"message": {"content": "".join(WORDS)}, "finish_reason": "stop"}]}
+    body = json.dumps(told).encode()
+    if coding == "gzip":
+        upstream.plays(answer(gzip.compress(body), headers=[b"Content-Encoding: gzip"]))
+    else:
+        upstream.plays(answer(body))
+    row = server.row(server.ask(request(body=QUESTION)))
+    assert row["usage_source"] == "estimated"
+    assert row["input_tokens"] == expected([])[0]
+    assert abs(row["output_tokens"] - TOKENS) <= 1
+
+
+def test_a_request_that_was_compressed(server: Gateway, upstream: Upstream) -> None:
+    import gzip
+
+    upstream.plays(SSE + chunked(*SILENT))
+    row = server.row(server.ask(request(body=gzip.compress(QUESTION), headers=[b"Content-Encoding: gzip"])))
+    assert (row["usage_source"], row["input_tokens"]) == ("estimated", expected(SILENT)[0])
+
+
+def test_a_server_of_ones_own_has_tokens_and_no_cost(server: Gateway, upstream: Upstream) -> None:
+    upstream.plays(SSE + chunked(*SILENT))
+    row = server.row(server.ask(request(b"/own/v1/chat/completions", body=QUESTION)))
+    assert (row["usage_source"], row["cost_usd"]) == ("estimated", None)
+    assert row["output_tokens"] > 0
+
+
+def row_of(server: Gateway, number: str) -> dict[str, Any]:
+    sql = "SELECT * FROM requests WHERE client_request_id = ?"
+    [row] = until(lambda: server.query(sql, [number]), f"the row of {number}")
+    return dict(row)
+
+
+def test_a_client_that_leaves_pays_for_what_it_got(server: Gateway, upstream: Upstream) -> None:
+    def play(connection: Connection, _: Request) -> None:
+        connection.send(SSE + chunked(*EVENTS[:6]).removesuffix(b"0\r\n\r\n"))
+        connection.drain()
+
+    upstream.plays(play)
+    with server.connect() as client:
+        client.send(request(body=QUESTION, headers=[b"x-client-request-id: leaves"]))
+        data = b""
+        while b"scattered" not in data and b" is" not in data:
+            data += client.read()
+    row = row_of(server, "leaves")
+    assert (row["error"], row["usage_source"], row["finish"]) == ("client_closed", "estimated", None)
+    assert (row["input_tokens"], row["output_tokens"]) == expected(EVENTS[:6])
+    assert row["output_tokens"] == 5
+    assert row["cost_usd"] > 0
+
+
+def test_what_was_told_of_the_input_stands(server: Gateway, upstream: Upstream) -> None:
+    start = {
+        "type": "message_start",
+        "message": {
+            "model": "claude-sonnet-4-20250514",
+            "usage": {"input_tokens": 25, "cache_read_input_tokens": 1000, "output_tokens": 1},
+        },
+    }
+    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "".join(WORDS) * 5}}
+    events = [b"event: %b\ndata: %b\n\n" % (str(e["type"]).encode(), json.dumps(e).encode()) for e in (start, delta)]
+
+    def play(connection: Connection, _: Request) -> None:
+        connection.send(SSE + chunked(*events).removesuffix(b"0\r\n\r\n"))
+        connection.drain()
+
+    upstream.plays(play)
+    body = b'{"model":"claude-sonnet-4-20250514","stream":true,"max_tokens":9,"messages":[]}'
+    with server.connect() as client:
+        client.send(request(b"/anthropic/v1/messages", body, headers=[b"x-client-request-id: told"]))
+        data = b""
+        while b"text_delta" not in data:
+            data += client.read()
+    row = row_of(server, "told")
+    assert (row["error"], row["usage_source"]) == ("client_closed", "estimated")
+    assert (row["input_tokens"], row["cache_read_tokens"]) == (25, 1000)
+    assert 40 < row["output_tokens"] < 80
+    assert 0 < row["usage_error"] < 0.1, "the input is known: only a part of it all is a guess"
+    assert row["cost_usd"] > 0
+
+
+def test_an_upstream_that_breaks(server: Gateway, upstream: Upstream) -> None:
+    """Its client sees the break when the row is there."""
+
+    def play(connection: Connection, _: Request) -> None:
+        connection.send(SSE + chunked(*EVENTS[:6]).removesuffix(b"0\r\n\r\n"))
+        connection.reset()
+
+    upstream.plays(play)
+    got = server.ask(request(body=QUESTION))
+    assert not got.complete
+    [row] = server.query("SELECT * FROM requests WHERE id = ?", [got.id])
+    assert (row["error"], row["usage_source"]) == ("upstream_broke", "estimated")
+    assert row["output_tokens"] <= 5
+
+
+@pytest.mark.parametrize(
+    ("target", "body", "kind", "reply"),
+    [
+        (b"/openai/v1/audio/speech", QUESTION, b"audio/mpeg", b"ID3"),
+        (b"/openai/v1/images/generations", QUESTION, b"application/json", b'{"data":[]}'),
+        (b"/openai/v1/nobody/knows", QUESTION, b"application/json", b'{"text":"Light of short waves"}'),
+    ],
+)
+def test_what_is_not_billed_by_tokens_is_not_counted(
+    server: Gateway, upstream: Upstream, target: bytes, body: bytes, kind: bytes, reply: bytes
+) -> None:
+    upstream.plays(answer(reply, kind=kind))
+    row = server.row(server.ask(request(target, body)))
+    assert (row["usage_source"], row["input_tokens"], row["cost_usd"]) == ("unknown", None, None)
+
+
+def test_half_of_an_answer_that_is_no_stream_stays_unknown(server: Gateway, upstream: Upstream) -> None:
+    """All of it was generated, and billed: nobody knows how much that is."""
+
+    def play(connection: Connection, _: Request) -> None:
+        connection.send(answer(b'{"choices":[{"message":{"content":"Light of short')[:-10])
+        connection.reset()
+
+    upstream.plays(play)
+    got = server.ask(request(body=QUESTION))
+    assert server.row(got)["usage_source"] == "unknown"
+
+
+def test_a_long_stream_is_counted_from_its_beginning_and_its_end(server: Gateway, upstream: Upstream) -> None:
+    events = [event(content=" word") for _ in range(3000)]
+    upstream.plays(SSE + chunked(*events, STOP, DONE))
+    row = server.row(server.ask(request(body=QUESTION)))
+    assert row["usage_source"] == "estimated"
+    assert abs(row["output_tokens"] - 3000) < 3000 * row["usage_error"]
+
+
+def test_a_large_prompt_holds_nobody_up(server: Gateway, upstream: Upstream) -> None:
+    """While 3 MB are counted, which takes the counter some 100 ms, the worker answers others."""
+    text = "".join(
+        f"The {number}th of them is a{'b' * (number % 7)} thing, or {number * 7919}. " for number in range(60_000)
+    )
+    large = json.dumps({"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": text}]}).encode()
+    assert len(large) > 2_500_000
+    gate = threading.Event()
+
+    def play(connection: Connection, asked: Request) -> None:
+        if len(asked.body) > 1000:
+            connection.send(SSE + chunked(*SILENT))
+            gate.set()
+        else:
+            connection.send(answer())
+
+    upstream.plays(play)
+    with server.connect() as client:
+        client.send(request(body=large))
+        assert gate.wait(30)
+        quick = [server.ask(request()).status for _ in range(20)]
+        got = client.answer()
+    assert quick == [200] * 20
+    assert got is not None
+    row = server.row(got)
+    assert row["usage_source"] == "estimated"
+    assert row["input_tokens"] > 500_000
+
+
+def test_the_counter_counts_and_no_worker(server: Gateway, upstream: Upstream) -> None:
+    """The tables of a tokenizer are in the counter's memory alone."""
+    upstream.plays(SSE + chunked(*SILENT))
+    server.ask(request(body=QUESTION))
+    children = server.children()
+    assert "_tiktoken" not in proc.maps(children["worker 0"])
+    used = {name: cpu(pid) for name, pid in children.items()}
+    text = " ".join(str(number * 7919) for number in range(150_000))
+    large = json.dumps({"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": text}]}).encode()
+    server.row(server.ask(request(body=large)))
+    spent = {name: cpu(pid) - used[name] for name, pid in children.items()}
+    assert spent["counter"] > 4 * spent["worker 0"]
+
+
+def cpu(pid: int) -> int:
+    """Clock ticks of CPU time."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
