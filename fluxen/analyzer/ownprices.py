@@ -18,12 +18,16 @@ from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from fluxen.analyzer.pricelist import EPOCH, EVER, STANDARD, Price, Terms, Tokens
-from fluxen.config.prices import PICO, PriceEntry
+
+if TYPE_CHECKING:
+    from fluxen.config.prices import PriceEntry
+
+_PICO: Final = 10**12  # pico-dollars in a dollar
 
 _FREE: Final = (0, 1)
 _FREE_TOKENS: Final[Tokens] = {"input": 0, "output": 0}
@@ -107,9 +111,9 @@ class OwnPrices:
 
 
 def _compiled(entry: PriceEntry) -> _Entry:
-    fees = {name: int(amount * PICO) for name, amount in entry.fees.items()}
+    fees = {name: int(amount * _PICO) for name, amount in entry.fees.items()}
     if entry.per_request is not None:
-        fees["request"] = int(entry.per_request * PICO)
+        fees["request"] = int(entry.per_request * _PICO)
     return _Entry(
         models=_pattern(entry.models),
         upstreams=None if entry.upstream is None else _pattern(entry.upstream),
@@ -130,7 +134,7 @@ def _pattern(globs: Iterable[str]) -> re.Pattern[str]:
 
 
 def _per_token(dollars_per_million: Decimal) -> int:
-    return int(dollars_per_million * PICO / 10**6)
+    return int(dollars_per_million * _PICO / 10**6)
 
 
 def _remaining(discount: Decimal) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -23,9 +23,11 @@ from fluxen.analyzer import pricecheck
 from fluxen.analyzer.ownprices import OwnPrices
 from fluxen.analyzer.pricelist import EPOCH, Price, PriceFile, Rates, Terms
 from fluxen.config.paths import read_file
-from fluxen.config.prices import PriceEntry
 from fluxen.errors import ConfigError
 from fluxen.providers.catalogue import load_catalogue
+
+if TYPE_CHECKING:  # the schema costs 0.1 s, and a command without own prices needs none of it
+    from fluxen.config.prices import PriceEntry
 
 __all__ = ["FILE", "Price", "PriceBook", "Rates", "book_of", "installed", "load_book", "older", "outdated"]
 

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fluxen.analyzer.prices import PriceBook
+    from fluxen.config.prices import PriceEntry
 
 
 def prices_in_force(data: Path, config: Path | None, instead: Path | None = None) -> PriceBook:
     """The price book in force with that data folder, under the configuration's own prices. config: as its option gives
     it. instead: a file of list prices to be used in the place of the book's, `-` for stdin. Raises ConfigError."""
     from fluxen.analyzer.prices import load_book
-    from fluxen.config.load import written_prices
     from fluxen.config.paths import find_config
 
-    path = find_config(config, os.environ)
-    own = written_prices(path, os.environ) if path is not None else ()
+    own: tuple[PriceEntry, ...] = ()
+    if (path := find_config(config, os.environ)) is not None:
+        from fluxen.config.load import written_prices  # the schema costs 0.1 s, and mostly there is no file
+
+        own = tuple(written_prices(path, os.environ))
     return load_book(data, own) if instead is None else _given(instead).with_own(own)
 
 
