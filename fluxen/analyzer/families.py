@@ -77,7 +77,7 @@ _FAMILIES: Final = (
     Family("gemini to 2.5", Errors(5.8, 1.7, 97), tools=12, tool=0.6, schema=0.0, said=1.03, images="gemini"),
     Family("gemini from 3", Errors(0.3, 1.3, 250), call=66, tools=10, tool=0.8, schema=0.0, images="gemini"),
     Family("llama", Errors(0.82, 3.4, 3.8), base=12, message=5, call=15, tools=110, said=1.03, used=15, end=1),
-    Family("mistral", Errors(0.56, 12, 0.34), factor=1.22, message=2, tools=16, tool=1.35, said=1.08, used=2, end=1),
+    Family("mistral", Errors(0.56, 1, 0.34), factor=1.22, message=2, tools=16, tool=1.35, said=1.08, used=2, end=1),
     Family("nova", Errors(1.5, 1.3, 1.1), factor=1.1, call=17, tools=350, tool=1.16, used=11, end=2),
     Family("titan", Errors(1.8, 1, 0.43), factor=1.11, message=2, said=1.05, end=1),
     Family("cohere", Errors(0.5, 0.3, 0.55), factor=1.06, tools=50, tool=0.2, said=1.08, used=17),
@@ -86,7 +86,7 @@ _FAMILIES: Final = (
     Family("glm", Errors(0.93, 0.66, 0.34), base=3, message=3, call=15, tools=110, used=5, end=1),
     Family("kimi", Errors(0.6, 0.3, 0.3), base=3, message=6, call=25, tools=20, used=9),
     Family("palmyra", Errors(0.3, 0.49, 3.2), base=32, tools=100, used=21),
-    Family(_OTHER, Errors(330, 0.58, 0.84), factor=1.05, base=3, message=4, call=20, tools=100, used=15, end=1),
+    Family(_OTHER, Errors(0.6, 0.58, 0.84), factor=1.05, base=3, message=4, call=20, tools=100, used=15, end=1),
 )  # fmt: skip
 
 # The first that a name (in lower case) meets.

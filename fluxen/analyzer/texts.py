@@ -19,6 +19,7 @@ from fluxen.analyzer.images import Image, image_part
 _DEPTH: Final = 64
 _INSTRUCTIONS: Final = ("system", "systemInstruction", "system_instruction", "instructions", "preamble")
 _TOP: Final = ("prompt", "message", "inputText", "inputs", "texts", "content", "text", "query", "documents", "suffix")
+_REQUEST: Final = {"messages", "contents", "input", "prompt", "chat_history", "inputText", "inputs", "message"}
 _IN_MESSAGE: Final = ("parts", "content", "message", "refusal")
 _IN_PART: Final = ("text", "content", "parts", "output", "json", "refusal")
 _THINKING: Final = ("thinking", "redacted_thinking")
@@ -78,6 +79,23 @@ def read_prompt(body: bytes) -> Prompt | None:
     """None if the body is no JSON object."""
     asked = decoded(body)
     return _Reader(asked).prompt if isinstance(asked, dict) else None
+
+
+def read_request(body: bytes) -> Prompt | None:
+    """A request's body, or a line of a batch that has one; None if it doesn't look like either."""
+    asked = decoded(body) if body.lstrip()[:1] == b"{" else None
+    if isinstance(asked, dict) and isinstance(asked.get("body"), dict):
+        asked = asked["body"]
+    elif isinstance(asked, dict) and isinstance(asked.get("params"), dict):  # Anthropic's batches
+        asked = asked["params"]
+    if not isinstance(asked, dict) or not _REQUEST & asked.keys():
+        return None
+    return _Reader(asked).prompt
+
+
+def as_prompt(text: str) -> Prompt:
+    """A text as the one message of a request."""
+    return Prompt(texts=[text], messages=1)
 
 
 def decoded(body: bytes) -> Any:

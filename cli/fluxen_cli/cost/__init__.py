@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fluxen_cli.cost import prices, reprice
+from fluxen_cli.cost import estimate, prices, reprice
 
 
 def build() -> typer.Typer:
@@ -15,6 +15,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,
     )
     app.callback()(lambda: None)  # a group, however many commands it has
+    app.command("estimate")(estimate.command)
     app.add_typer(prices.build(), name="prices")
     app.command("reprice")(reprice.command)
     return app
