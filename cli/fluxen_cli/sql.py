@@ -27,8 +27,8 @@ def command(
 ) -> None:
     """Ask the ledger anything, by one SELECT.
 
-    It can read nothing else and change nothing. The views are requests (finished and lost) and in_flight (still open);
-    docs/ledger.md names their columns. Times are UTC.
+    It can read nothing else and change nothing. The views are requests (finished and lost), in_flight (still open) and
+    adjustments (what repricing found); docs/ledger.md names their columns. Times are UTC.
     """
     if as_json and as_csv:
         raise typer.BadParameter("--json and --csv exclude each other")
