@@ -26,6 +26,7 @@ from fluxen_cli import run as running
 from fluxen_cli.demo import command as demo
 from fluxen_cli.keys import command as keys
 from fluxen_cli.tail import command as tail
+from fluxen_cli.top import command as top
 
 HELP = """Fluxen, a self-hosted AI gateway: forwards bytes untouched, records what every request cost.
 
@@ -52,6 +53,7 @@ def build() -> typer.Typer:
     app.add_typer(report.build(), name="report")
     app.add_typer(cost.build(), name="cost")
     app.command("tail")(tail.command)
+    app.command("top")(top.command)
     app.command("sql")(sql.command)
     app.add_typer(ledger.build(), name="ledger")
     app.add_typer(keys.build(), name="keys")

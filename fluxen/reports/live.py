@@ -200,10 +200,10 @@ def past(now: float) -> tuple[str, list[object]]:
     at = int(now)
     sql = f"""
 WITH finished AS (
-    SELECT ({ENDED}) // 1000000 AS at, * FROM requests WHERE {ENDED} > ?
+    SELECT ({ENDED}) // 1000000 AS moment, * FROM requests WHERE {ENDED} > ?
 )
-SELECT CASE WHEN at // {minute} * {minute} + {minute} <= ? THEN at // {minute} * {minute}
-            WHEN at // {five} * {five} + {five} <= ? THEN at // {five} * {five} ELSE at END AS second,
+SELECT CASE WHEN moment // {minute} * {minute} + {minute} <= ? THEN moment // {minute} * {minute}
+            WHEN moment // {five} * {five} + {five} <= ? THEN moment // {five} * {five} ELSE moment END,
     coalesce(model, model_asked), key_id, upstream, sum(cost_usd), count(*),
     count(*) FILTER (error IS NOT NULL OR status >= 400),
     sum(coalesce(input_tokens, 0) + coalesce(cache_read_tokens, 0) + coalesce(cache_write_5m_tokens, 0)

@@ -1,0 +1,1 @@
+"""`fluxen top`: what is being spent and served right now."""
