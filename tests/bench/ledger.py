@@ -1,4 +1,4 @@
-"""What the ledger costs: µs CPU a line, bytes a row, ms for a report from a cold start.
+"""What the ledger costs: µs CPU a line, bytes a row, ms for a report from a cold start; and what repricing costs.
 
     python tests/bench/ledger.py [--rows 1000000] [--days 30] [--keep FOLDER]
 
@@ -17,14 +17,20 @@ import tempfile
 import time
 from pathlib import Path
 
+from fluxen.analyzer.prices import PriceBook
+from fluxen.config.prices import PriceEntry
 from fluxen.ledger import manifest as manifests
+from fluxen.ledger import store
+from fluxen.ledger.adjuster import adjusting
 from fluxen.ledger.compactor import Compactor
 from fluxen.ledger.engine import connect
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.manifest import DATA, Manifest
 from fluxen.ledger.parquet import ParquetWriter
+from fluxen.ledger.reader import Reader
 from fluxen.ledger.record import Begin, End, new_id
 from fluxen.ledger.schema import COLUMNS
+from fluxen.reports.reprice import Selection, providers_of, reprice
 
 DAY = 86_400_000_000
 FIRST_DAY = 1_792_713_600_000_000
@@ -218,6 +224,29 @@ def cold(folder: Path, sql: str, program: str = COLD, runs: int = 7) -> dict[str
     }
 
 
+def repricing(folder: Path) -> dict[str, float]:
+    """All rows get another price."""
+    entries = (PriceEntry.model_validate({"models": ["model-*"], "input": 1, "output": 2}),)
+    book = PriceBook.shipped().with_own(entries)
+    spent, waited = time.process_time(), time.perf_counter()
+    with adjusting(folder, "bench") as adjuster:
+        found = reprice(Reader(folder), book, providers_of({}), Selection(), adjuster=adjuster)
+        computed = time.process_time() - spent
+        adjuster.publish()
+    store.take_in(folder)
+    made = manifests.load(folder).of("adjustments")
+    adjusted, total = sum(file.rows for file in made), found.total
+    assert adjusted == total.adjusted == total.requests
+    return {
+        "rows": total.requests,
+        "us_per_row": round(1e6 * computed / total.requests, 1),
+        "us_per_row, with writing": round(1e6 * (time.process_time() - spent) / total.requests, 1),
+        "seconds": round(time.perf_counter() - waited, 1),
+        "bytes_per_row": round(sum(file.bytes for file in made) / adjusted, 1),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
 def main(rows: int, days: int, root: Path) -> dict[str, object]:
     result: dict[str, object] = {"rows": rows, "days": days}
     result["journal_us_cpu"] = journal_cost(root / "journal")
@@ -229,6 +258,8 @@ def main(rows: int, days: int, root: Path) -> dict[str, object]:
         "without": round(sum(f.bytes for f in bare.files) / sum(f.rows for f in bare.files), 1),
     }
     result["cold_report"] = {name: cold(root / "whole", sql) for name, sql in REPORTS.items()}
+    result["repricing"] = repricing(root / "whole")
+    result["cold_report, all rows adjusted"] = {name: cold(root / "whole", sql) for name, sql in REPORTS.items()}
     result["of which import duckdb"] = cold(root, "", "import duckdb")
     return result
 
