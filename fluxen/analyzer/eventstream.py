@@ -46,6 +46,8 @@ def backwards(piece: bytes) -> Iterator[bytes]:
         if end is None and stop > len(piece):
             end = start
             continue
+        if end is None and stop < len(piece) and piece[stop]:
+            continue  # it stands within a payload: what follows is no message, which would begin with a small length
         if (end is not None and stop != end) or not _sound(piece, start, stop):
             return
         yield piece[start + 12 + headers : stop - 4]

@@ -85,7 +85,7 @@ def read_clipped(
 ) -> Reading:
     """An unstreamed body that was too large to hold or broke off, from its first and last bytes.
 
-    `tail` may be empty: then `head` is all there is. No more than HEAD and TAIL bytes are looked at.
+    `tail` may be empty: then `head` is all there is. No more than HEAD and TAIL bytes of them are read as JSON.
     """
     spoken, billing = _spoken(dialect, endpoint)
     if billing == "free" or not 200 <= status < 300:
@@ -94,6 +94,7 @@ def read_clipped(
     part = fragment.read_end(spoken, end.removesuffix(b"]").rstrip() if head[:1] == b"[" else end)
     if not part.full:
         part.complete_from(fragment.read_start(spoken, head[:HEAD], spoken.landmarks))
+    part.calls = part.calls or spoken.calls_in(head)
     return _reading(spoken, endpoint, part, final=True, counts=counts)
 
 

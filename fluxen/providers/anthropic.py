@@ -168,6 +168,9 @@ class Anthropic:
         finish = found.stop_reason or (found.delta.stop_reason if found.delta is not None else None)
         return Part(bounded(found.model), bounded(finish), json_object(found.usage))
 
+    def calls_in(self, _piece: bytes) -> dict[str, int] | None:
+        return None
+
     def tally(self, endpoint: str, usage: bytes) -> Tally | None:  # noqa: ARG002 - one rule for all
         """`input_tokens` leaves out what came from the cache and what went into it.
 

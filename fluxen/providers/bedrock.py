@@ -94,6 +94,7 @@ class _Object(_Inner, gc=False):
     metadata: msgspec.Raw = msgspec.Raw()
     choices: msgspec.Raw = msgspec.Raw()
     outputs: msgspec.Raw = msgspec.Raw()
+    generations: msgspec.Raw = msgspec.Raw()
     results: list[_Result] | None = None
     completionReason: str | None = None
     serviceTier: _Tier | None = None
@@ -103,6 +104,7 @@ class _Object(_Inner, gc=False):
     generation_token_count: Count | None = None
     embedding: msgspec.Raw = msgspec.Raw()
     embeddings: msgspec.Raw = msgspec.Raw()
+    guardrail: str | None = msgspec.field(default=None, name="amazon-bedrock-guardrailAction")
     metrics: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="amazon-bedrock-invocationMetrics")
 
 
@@ -213,17 +215,22 @@ class Bedrock:
         others = (_inner(found.delta), found.messageStop, _inner(found.metadata), _first(found.choices))
         finish = found.stop_reason or found.stopReason or found.finish_reason or found.completionReason
         usage = json_object(found.usage)
-        for other in (*others, _first(found.outputs)):
+        for other in (*others, _first(found.outputs), _first(found.generations)):
             if other is not None:
                 finish = finish or other.stop_reason or other.stopReason or other.finish_reason
                 usage = usage or json_object(other.usage)
         for result in found.results or ():
             finish = finish or result.completionReason
+        if found.guardrail == "INTERVENED":
+            finish = finish or "guardrail_intervened"  # Converse's word for it
         usage = usage or _beside(found)
         if usage is not None:
             return Part(bounded(found.model), bounded(finish), usage, tier=tier)
         metrics = json_object(found.metrics)
         return Part(bounded(found.model), bounded(finish), metrics, tier=tier, spare=metrics is not None)
+
+    def calls_in(self, _piece: bytes) -> dict[str, int] | None:
+        return None
 
     def tally(self, endpoint: str, usage: bytes) -> Tally | None:  # noqa: ARG002 - told by its spelling
         """Input leaves out what was cached, except in OpenAI's spelling."""

@@ -53,6 +53,10 @@ _TOKENS: Final = ("chat", "generate", "embed", "summarize")
 _OTHER: Final = ("rerank", "classify", "embed-jobs", "transcriptions", "{other}")
 
 
+class _Generation(msgspec.Struct, gc=False):
+    finish_reason: str | None = None
+
+
 class _Response(msgspec.Struct, gc=False):
     finish_reason: str | None = None
     usage: msgspec.Raw = msgspec.Raw()  # v2
@@ -64,6 +68,7 @@ class _Object(_Response, gc=False):
 
     response: _Response | None = None
     delta: _Response | None = None
+    generations: list[_Generation] | None = None
 
 
 class _Units(msgspec.Struct, gc=False):
@@ -128,7 +133,13 @@ class Cohere:
         usage = json_object(inner.usage) or json_object(inner.meta)
         if usage is not None and b"billed_units" not in usage and b'"tokens"' not in usage:
             usage = None  # `meta` says which version answered, even where it counts nothing
-        return Part(None, bounded(inner.finish_reason or found.finish_reason), usage)
+        finish = inner.finish_reason or found.finish_reason
+        for generation in found.generations or ():
+            finish = finish or generation.finish_reason
+        return Part(None, bounded(finish), usage)
+
+    def calls_in(self, _piece: bytes) -> dict[str, int] | None:
+        return None
 
     def tally(self, endpoint: str, usage: bytes) -> Tally | None:  # noqa: ARG002 - one rule for all
         """What is billed; a unit that is not named is not. A rerank is billed by search units, and by no token."""

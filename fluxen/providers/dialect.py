@@ -61,6 +61,9 @@ class Dialect(Protocol):
     def part(self, data: bytes) -> Part | None:
         """What one JSON object, a whole body or a stream's event, says. None if it is no JSON object. Never raises."""
 
+    def calls_in(self, piece: bytes) -> dict[str, int] | None:
+        """What was billed by the call, as far as the first bytes of a body too large to hold tell; see Part.calls."""
+
     def tally(self, endpoint: str, usage: bytes) -> Tally | None:
         """A usage object in disjoint token classes. None if it is no JSON object. Never raises."""
 

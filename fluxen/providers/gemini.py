@@ -253,6 +253,9 @@ class Gemini:
         finish = None if inner.status == "in_progress" else inner.status
         return Part(bounded(inner.model), bounded(finish), json_object(inner.usage), tier=bounded(inner.service_tier))
 
+    def calls_in(self, _piece: bytes) -> dict[str, int] | None:
+        return None
+
     def tally(self, endpoint: str, usage: bytes) -> Tally | None:
         """The prompt count includes cached tokens but no tool-use prompts; thoughts come on top of candidates."""
         if endpoint.endswith("/interactions"):

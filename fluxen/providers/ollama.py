@@ -88,6 +88,9 @@ class Ollama:
         told = {name: count for name, count in counts.items() if count is not None}
         return Part(bounded(found.model), bounded(found.done_reason), msgspec.json.encode(told) if told else None)
 
+    def calls_in(self, _piece: bytes) -> dict[str, int] | None:
+        return None
+
     def tally(self, endpoint: str, usage: bytes) -> Tally | None:
         """The prompt's count is left out where the prompt was still in the server's cache: then a side is missing."""
         try:

@@ -249,6 +249,9 @@ _NO_OUTPUT: Final = _OutputDetails()
 _NO_TOOLS: Final = _ServerTools()
 
 
+_ITEM: Final = re.compile(rb'"type": ?"(%b)"' % "|".join(_CALLS).encode())
+
+
 class OpenAI:
     """Chat completions, responses, completions, embeddings and the rest under /v1."""
 
@@ -304,6 +307,14 @@ class OpenAI:
             finish = choice.finish_reason or finish
         calls = _calls(inner) if inner.output else None
         return Part(bounded(inner.model), bounded(finish), usage, False, bounded(inner.service_tier), calls)
+
+    def calls_in(self, piece: bytes) -> dict[str, int] | None:
+        """A quote inside of a string is escaped: nothing that a model wrote looks like an item."""
+        calls: dict[str, int] = {}
+        for found in _ITEM.finditer(piece):
+            name = _CALLS[found[1].decode()]
+            calls[name] = calls.get(name, 0) + 1
+        return calls or None
 
     def tally(self, endpoint: str, usage: bytes) -> Tally | None:
         """The input total includes cached and written tokens: both come off. Reasoning is inside output."""

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from analyzer.frames import chunk, event, message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,13 +23,49 @@ PLACES = [
     ("anthropic", "/v1/messages"),
     ("gemini", "/v1beta/models/{model}:generateContent"),
     ("gemini", "/v1beta/interactions"),
-    ("gemini", "/v1beta/openai/chat/completions"),
+    ("openai", "/v1beta/openai/chat/completions"),
+    ("openai", "/v1/images/generations"),
+    ("openai", "/v1/conversations"),
+    ("openai", "/v1/rerank"),
+    ("bedrock", "/model/{model}/converse"),
+    ("bedrock", "/model/{model}/invoke-with-response-stream"),
+    ("cohere", "/v2/chat"),
+    ("cohere", "/v1/rerank"),
+    ("ollama", "/api/chat"),
+    ("ollama", "/api/embed"),
 ]
 KEYS = [
     *("usage", "usageMetadata", "model", "modelVersion", "choices", "finish_reason", "status", "response", "x_groq"),
     *("type", "message", "delta", "stop_reason", "candidates", "finishReason", "interaction", "prompt_tokens"),
     *("completion_tokens", "input_tokens", "output_tokens", "prompt_tokens_details", "cached_tokens", "cost"),
     *("iterations", "cache_creation", "promptTokenCount", "promptTokensDetails", "modality", "tokenCount"),
+    *(
+        "inputTokens",
+        "outputTokens",
+        "inputTextTokenCount",
+        "results",
+        "tokenCount",
+        "metadata",
+        "messageStop",
+        "bytes",
+    ),
+    *(
+        "amazon-bedrock-invocationMetrics",
+        "inputTokenCount",
+        "generation_token_count",
+        "prompt_token_count",
+        "embedding",
+    ),
+    *("meta", "billed_units", "tokens", "search_units", "prompt_eval_count", "eval_count", "done_reason", "output"),
+    *(
+        "server_tool_use",
+        "web_search_requests",
+        "billed_calls",
+        "cost_in_usd_ticks",
+        "reasoning_tokens",
+        "total_tokens",
+    ),
+    *("groundingMetadata", "webSearchQueries", "service_tier", "serviceTier", "trafficType", "tool_usage", "action"),
 ]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
@@ -100,6 +137,9 @@ def test_json_of_any_shape_under_the_names_we_look_for(
     read_all(place, texts[0], complete)
     read_all(place, b"".join(b"data: " + text + b"\n\n" for text in texts), complete)
     read_all(place, b"[" + b",".join(texts) + b"]", complete)
+    read_all(place, b"\n".join(texts), complete)
+    read_all(place, b"".join(chunk(o) if i % 2 else event("x", o) for i, o in enumerate(objects)), complete)
+    check(read_answer(*place, 200, texts[0], texts[-1]))
 
 
 BOMBS = {
@@ -117,6 +157,11 @@ BOMBS = {
     "events": b"data: {}\n\n" * 20_000,
     "long number": b'{"usage":{"prompt_tokens":' + b"9" * 20_000 + b"}}",
     "long name": b'{"model":"' + b"\xf0\x9f\x98\x80" * 20_000 + b'","usage":{"prompt_tokens":1,"completion_tokens":1}}',
+    "lines": b"{}\n" * 30_000,
+    "brackets": b"{\n" * 30_000,
+    "message names": message("x", b"{}") + b"\0" * 140 + b"\x0b:event-type\x07" * 3000,
+    "messages": message("x", b"{}") * 5000,
+    "messages in messages": message("x", message("x", message("x", b"{}") * 200)) * 3,
     "half a surrogate": b'{"model":"\\ud800","usage":{"prompt_tokens":1,"completion_tokens":1}}',
 }
 
