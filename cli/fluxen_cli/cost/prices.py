@@ -45,7 +45,7 @@ def build() -> typer.Typer:
 
 def show(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A model's name or a pattern (gpt-5*); none: an overview.")
+        str | None, typer.Argument(metavar="MODEL", help="A model's name or a pattern (gpt-5*); none: an overview.")
     ] = None,
     provider: Annotated[str | None, typer.Option(help="Only this provider's prices.")] = None,
     upstream: Annotated[str | None, typer.Option(help="Only what holds at this upstream of the configuration.")] = None,

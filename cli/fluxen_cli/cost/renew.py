@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def command(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="The new price book; '-' reads it from stdin.")
+        Path | None, typer.Argument(metavar="FILE", help="The new price book; '-' reads it from stdin.")
     ] = None,
     revert: Annotated[
         bool, typer.Option("--revert", help="Go back to the price book that came with this version.")
