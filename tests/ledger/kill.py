@@ -2,8 +2,9 @@
 
     python tests/ledger/kill.py --kills 50 --seed 7
 
-Two writers, one compactor (grace 0, a step every 50 ms) and one reader run as processes of their own. A writer notes
-each line the journal acknowledged in an `acks` file by one write; that file survives a kill as the journal does. The
+Two writers, one compactor (grace 0, a step every 50 ms), one that adjusts the costs of finished requests and one reader
+run as processes of their own. A writer notes each line the journal acknowledged in an `acks` file by one write; that
+file survives a kill as the journal does. So does the adjuster with each adjustment that was published. The
 reader checks every snapshot against what was acknowledged before it began; at the end everything is checked exactly.
 The last line of output is the summary as JSON; the exit code is 1 when anything was missing or doubled.
 """
@@ -41,7 +42,9 @@ COMPACTOR_POINTS = (
     "deleted",
 )
 JOURNAL_POINTS = ("created", "copied", "renamed", "rotated")
-KINDS = ("writer", "compactor", "rotation", "commit point", "stopped")
+ADJUSTER_POINTS = ("adjustments created", "adjustments written", "adjustments renamed", "")
+"""Where the adjuster strikes itself; the last: nowhere, it is killed from outside."""
+KINDS = ("writer", "compactor", "rotation", "commit point", "stopped", "adjuster")
 BEGUN, ENDED = 0, 1
 WORD = 8
 DEADLINE = 30.0
@@ -108,6 +111,25 @@ def compact(folder: Path, die: str, stop: str) -> None:
     while os.getppid() != 1:
         compactor.step()
         time.sleep(0.05)
+
+
+def adjust(folder: Path, adjusted: Path, die: str) -> None:
+    """Give requests new costs, some of them again and again, in segments of a few lines."""
+    from fluxen.ledger.adjuster import adjusting
+    from fluxen.ledger.reader import Reader
+    from fluxen.ledger.record import Adjustment
+
+    reader, checkpoint = Reader(folder), strike(die, signal.SIGKILL)
+    log = os.open(adjusted, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+    while os.getppid() != 1:
+        rows = reader.query("SELECT id::VARCHAR, epoch_us(ts) FROM requests WHERE error IS NULL LIMIT 40").rows
+        made = time.time_ns() // 1000
+        with adjusting(folder, "adjuster", segment_bytes=1000, checkpoint=checkpoint) as adjuster:
+            for name, ts in rows:
+                adjuster.add(Adjustment(str(name), int(str(ts)), made, None, None, made))
+            adjuster.publish()
+        os.write(log, "".join(f"{name} {made}\n" for name, _ in rows).encode())
+        time.sleep(0.1)
 
 
 def read(folder: Path, acks: Path, until: Path) -> None:
@@ -196,6 +218,7 @@ class Summary:
     rows: int = 0
     lost: int = 0
     unacknowledged: int = 0
+    adjusted: int = 0
     missing: int = 0
     doubled: int = 0
     snapshots: int = 0
@@ -215,6 +238,7 @@ class Arena:
 
     def __init__(self, root: Path, seed: int) -> None:
         self.folder, self.acks, self.end = root / "ledger", root / "acks", root / "end"
+        self.adjusted = root / "adjusted"
         self.acks.mkdir(parents=True)
         self.chance = random.Random(seed)
         self.kills: Counter[str] = Counter()
@@ -222,11 +246,13 @@ class Arena:
         self._incarnation = 0
         self.writers = [self.writer(), self.writer()]
         self.compactor = self.role("compactor")
+        self.adjuster = self.role("adjuster")
         self.reader = self.role("reader", stdout=subprocess.PIPE)
 
     def role(self, name: str, *args: str, stdout: int | None = None) -> subprocess.Popen[bytes]:
         command = [sys.executable, __file__, "--role", name, "--folder", str(self.folder), "--acks", str(self.acks)]
-        return subprocess.Popen([*command, "--until", str(self.end), *args], stdout=stdout)
+        command += ["--until", str(self.end), "--adjusted", str(self.adjusted)]
+        return subprocess.Popen([*command, *args], stdout=stdout)
 
     def writer(self, die: str = "") -> subprocess.Popen[bytes]:
         self._incarnation += 1
@@ -256,6 +282,14 @@ class Arena:
             self._end_gently(self.compactor)
             struck = self.role("compactor", "--die", f"{point}:{self.chance.randint(1, 4)}")
             self.compactor = self._died(struck, lambda: self.role("compactor"))
+        elif kind == "adjuster":
+            point = ADJUSTER_POINTS[turn % len(ADJUSTER_POINTS)]
+            if point:
+                self._end_gently(self.adjuster)
+                struck = self.role("adjuster", "--die", f"{point}:{self.chance.randint(1, 9)}")
+                self.adjuster = self._died(struck, lambda: self.role("adjuster"))
+            else:
+                self.adjuster = self._end(self.adjuster, lambda: self.role("adjuster"))
         else:
             self._stopped(place)
 
@@ -285,7 +319,7 @@ class Arena:
         return again()
 
     def close(self) -> None:
-        for process in (*self.writers, self.compactor, self.reader):
+        for process in (*self.writers, self.compactor, self.adjuster, self.reader):
             if process.poll() is None:
                 self._end_gently(process)
         if self.reader.stdout:
@@ -318,6 +352,7 @@ def main(kills: int, seed: int, root: Path, pause: float = 0.4) -> Summary:
         time.sleep(pause)
         for writer in arena.writers:
             arena._end_gently(writer)
+        arena._end_gently(arena.adjuster)
         arena.end.touch()
         output, _ = arena.reader.communicate()
         arena._end_gently(arena.compactor)
@@ -348,6 +383,15 @@ def settle(arena: Arena, snapshots: dict[str, object]) -> Summary:
         (in_catalogue,) = catalogue.execute("SELECT count(*) FROM requests").fetchone() or (0,)
     extra = Counter(str(node) for node, number, *_ in after if number not in known.begun[str(node)])
     problems = store.verify(arena.folder).problems
+    made = Counter(reader.query("SELECT id::VARCHAR, epoch_us(made) FROM adjustments").rows)
+    told = arena.adjusted.read_text() if arena.adjusted.exists() else ""
+    published = {(name, int(at)) for name, at in (line.split() for line in told.splitlines())}
+    problems += [f"adjustment {one} is there {count} times" for one, count in made.items() if count > 1]
+    problems += [f"adjustment {one} is missing" for one in published - made.keys()]
+    newest = "SELECT id, max(epoch_us(made)) AS made FROM adjustments GROUP BY id"
+    wrong = f"SELECT count(*) FROM requests JOIN ({newest}) USING (id) WHERE cost_usd * 1000000000000 <> made"
+    if reader.query(wrong).rows != [(0,)]:
+        problems.append("requests have another cost than their newest adjustment says")
     problems += [f"{node} has {count} rows nobody heard of" for node, count in extra.items() if count > 1]
     if sorted(map(str, before)) != sorted(map(str, after)):
         problems.append("compaction changed the rows")
@@ -362,6 +406,7 @@ def settle(arena: Arena, snapshots: dict[str, object]) -> Summary:
         rows=len(after),
         lost=sum(error == LOST for _, _, error, _ in after),
         unacknowledged=sum(extra.values()),
+        adjusted=len(made),
         missing=sum(fault.startswith("missing") for fault in found),
         doubled=sum(fault.startswith("doubled") for fault in found),
         snapshots=int(str(snapshots["snapshots"])),
@@ -377,7 +422,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=7)
     for name in ("role", "node", "die", "stop"):
         parser.add_argument(f"--{name}", default="", help=argparse.SUPPRESS)
-    for name in ("folder", "acks", "until"):
+    for name in ("folder", "acks", "until", "adjusted"):
         parser.add_argument(f"--{name}", type=Path, default=Path(), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -388,6 +433,8 @@ if __name__ == "__main__":
         write(given.folder, given.acks, given.node, given.die)
     elif given.role == "compactor":
         compact(given.folder, given.die, given.stop)
+    elif given.role == "adjuster":
+        adjust(given.folder, given.adjusted, given.die)
     elif given.role == "reader":
         read(given.folder, given.acks, given.until)
     else:
