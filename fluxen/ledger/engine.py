@@ -32,6 +32,8 @@ def connect(*, threads: int | None = None, memory: str | None = None, spill: Pat
         config["memory_limit"] = memory
     connection = duckdb.connect(":memory:", config=config)
     connection.execute("SET TimeZone = 'UTC'")
+    # Where Python looks interactive, DuckDB draws a bar on stdout, among the data, when a query takes two seconds.
+    connection.execute("SET enable_progress_bar = false")
     return connection
 
 
