@@ -30,6 +30,7 @@ from fluxen.ledger.parquet import ParquetWriter
 from fluxen.ledger.reader import Reader
 from fluxen.ledger.record import Begin, End, new_id
 from fluxen.ledger.schema import COLUMNS
+from fluxen.reports import named
 from fluxen.reports.reprice import Selection, providers_of, reprice
 
 DAY = 86_400_000_000
@@ -52,6 +53,16 @@ from fluxen.ledger.reader import Reader
 rows = Reader(Path(sys.argv[1])).query(sys.argv[2]).rows
 assert rows
 """
+
+
+NAMED = """
+import sys
+from pathlib import Path
+from fluxen.ledger.reader import Reader
+from fluxen.reports.report import Question, ask
+assert ask(Reader(Path(sys.argv[1])), sys.argv[2], Question()).rows
+"""
+"""A whole `fluxen report`, its totals and what is unknown, without the command line."""
 
 
 def synthetic(first: int, count: int, step: int) -> str:
@@ -258,6 +269,7 @@ def main(rows: int, days: int, root: Path) -> dict[str, object]:
         "without": round(sum(f.bytes for f in bare.files) / sum(f.rows for f in bare.files), 1),
     }
     result["cold_report"] = {name: cold(root / "whole", sql) for name, sql in REPORTS.items()}
+    result["cold_report, named"] = {name: cold(root / "whole", name, NAMED, runs=5) for name in named.REPORTS}
     result["repricing"] = repricing(root / "whole")
     result["cold_report, all rows adjusted"] = {name: cold(root / "whole", sql) for name, sql in REPORTS.items()}
     result["of which import duckdb"] = cold(root, "", "import duckdb")
