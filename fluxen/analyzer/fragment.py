@@ -12,6 +12,7 @@ backslash is a whole string: so a search for a key's bytes finds every key, and 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Final
 
@@ -92,6 +93,7 @@ def _from_start(piece: bytes, landmark: bytes) -> Iterator[int]:
             yield at
 
 
+@functools.cache  # there are a few dozen
 def _tells(landmark: bytes) -> str:
     """What stands behind a key: the name of a Part's field."""
     low = landmark.lower()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
@@ -38,6 +39,7 @@ _EVENTS: Final = 2048  # events of any kind, empty ones and comments included
 _LINES: Final = 64  # lines of one event that are tried as events of their own
 _LOOK_AHEAD: Final = 8  # events looked at from the start
 
+_MENTIONED: Final = re.compile(rb'"usage\w*"\s*:\s*[^n\s]')  # and not null
 _BLANK: Final = b" \t\r\n"
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError)
 _ARRAY: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -124,7 +126,8 @@ def read_stream(dialect: str, endpoint: str, status: int, head: bytes, tail: byt
         part = fragment.read_end(spoken, tail.rstrip().removesuffix(b"]").rstrip())
     else:
         first = sse.normalised(head if gap or not tail else head + tail)
-        part = _last(spoken, sse.backwards(sse.normalised(tail) if gap else first), gap)
+        last = sse.normalised(tail) if gap else first
+        part = _last(spoken, sse.backwards(last), gap, last)
         if part.model is None:  # Anthropic says it at the start only, together with the input's count
             began = _first(spoken, first, gap)
             part.model, part.tier = began.model, part.tier or began.tier
@@ -217,8 +220,11 @@ def _reading(
 # ------------------------------------------------------------------------------------------ streams
 
 
-def _last(spoken: Dialect, blocks: Iterator[bytes], gap: bool) -> Part:
-    """What the end of a stream says, later events before earlier ones. With a gap the last block is a fragment."""
+def _last(spoken: Dialect, blocks: Iterator[bytes], gap: bool, text: bytes | None = None) -> Part:
+    """What the end of a stream says, later events before earlier ones. With a gap the last block is a fragment.
+
+    `text` is what the blocks were cut from: where it mentions no usage, not all of them are looked at.
+    """
     found = Part()
     looked = mentions = 0
     blocks = itertools.islice(blocks, _EVENTS)
@@ -228,6 +234,8 @@ def _last(spoken: Dialect, blocks: Iterator[bytes], gap: bool) -> Part:
         looked += 1
         if looked > _LOOK_BACK:
             if found.counted or mentions == _MENTIONS:
+                break
+            if looked == _LOOK_BACK + 1 and text is not None and _MENTIONED.search(text) is None:
                 break
             if b'"usage' not in block:
                 block = following
