@@ -109,7 +109,7 @@ class Counting:
             except TimeoutError:
                 for number in list(self._open):
                     self._answer(number, None)
-            await asyncio.sleep(0)  # for those who are told
+        await asyncio.sleep(0)  # for those who are told
 
     def end(self) -> None:
         """No more of it."""
