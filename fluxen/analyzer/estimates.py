@@ -16,7 +16,7 @@ from fluxen.analyzer.tokens import tokenizer
 
 __all__ = ["Answer", "Estimate", "estimate", "estimate_prompt", "hold", "warm"]
 
-_GAP_ERROR = 0.25  # of an answer of which the middle is not known
+_GAP_ERROR = 0.1  # more, of an answer of which the middle is not known
 _ROUGH_INPUT = 0.6  # half the 95 % band of a prompt of which only the length is known
 _BYTES_PER_TOKEN = 4  # of a JSON body
 _NOT_TEXT = {"embeddings", "rerank", "moderations"}
@@ -72,7 +72,7 @@ def _answered(
     tokens, reasoning, error = answer_tokens(family, endpoint, asked, said, count)
     if answer.gap and said.covered:
         share = answer.total / said.covered
-        return round(tokens * share), round(reasoning * share), max(error, _GAP_ERROR)
+        return round(tokens * share), round(reasoning * share), error + _GAP_ERROR
     return tokens, reasoning, error
 
 

@@ -55,12 +55,8 @@ _OTHER: Final = "other"
 
 _FAMILIES: Final = (
     Family("gpt-3.5, gpt-4", Errors(0.17, 0.033, 0.2), "cl100k_base", images="gpt-4o"),
-    Family("gpt-4o, gpt-4.1", Errors(0.75, 0.18, 0.57), images="gpt-4o"),
-    Family("gpt-4o-mini", Errors(0.02, 0.13, 0.34), images="gpt-4o-mini"),
-    Family("gpt-4.1-mini", Errors(0.02, 0.3, 1.5), images="patches 1.62"),
-    Family("gpt-4.1-nano", Errors(0.02, 0.34, 0.072), images="patches 2.46"),
-    Family("gpt-5, o-series", Errors(0.02, 0.74, 60), images="gpt-5"),
-    Family("gpt-5-mini, gpt-5-nano", Errors(0.052, 0.2, 65), images="patches 1.62"),
+    Family("gpt-4o, gpt-4.1", Errors(0.063, 0.29, 0.5), images="gpt-4o"),
+    Family("gpt-5, o-series", Errors(0.02, 0.64, 65), images="gpt-5"),
     Family("gpt-oss", Errors(0.055, 0.3, 0.045), base=62, message=5, tools=63, schemas=60, used=11, end=10),
     Family(
         "claude to 4.0", Errors(1.7, 0.35, 0.43), factor=1.11, base=3, message=4, call=60, tools=300, tool=1.1,
@@ -77,7 +73,7 @@ _FAMILIES: Final = (
     Family("gemini to 2.5", Errors(5.8, 1.7, 97), tools=12, tool=0.6, schema=0.0, said=1.03, images="gemini"),
     Family("gemini from 3", Errors(0.3, 1.3, 250), call=66, tools=10, tool=0.8, schema=0.0, images="gemini"),
     Family("llama", Errors(0.82, 3.4, 3.8), base=12, message=5, call=15, tools=110, said=1.03, used=15, end=1),
-    Family("mistral", Errors(0.56, 1, 0.34), factor=1.22, message=2, tools=16, tool=1.35, said=1.08, used=2, end=1),
+    Family("mistral", Errors(0.56, 0.74, 0.34), factor=1.22, message=2, tools=16, tool=1.35, said=1.08, used=2, end=1),
     Family("nova", Errors(1.5, 1.3, 1.1), factor=1.1, call=17, tools=350, tool=1.16, used=11, end=2),
     Family("titan", Errors(1.8, 1, 0.43), factor=1.11, message=2, said=1.05, end=1),
     Family("cohere", Errors(0.5, 0.3, 0.55), factor=1.06, tools=50, tool=0.2, said=1.08, used=17),
@@ -86,7 +82,7 @@ _FAMILIES: Final = (
     Family("glm", Errors(0.93, 0.66, 0.34), base=3, message=3, call=15, tools=110, used=5, end=1),
     Family("kimi", Errors(0.6, 0.3, 0.3), base=3, message=6, call=25, tools=20, used=9),
     Family("palmyra", Errors(0.3, 0.49, 3.2), base=32, tools=100, used=21),
-    Family(_OTHER, Errors(0.6, 0.58, 0.84), factor=1.05, base=3, message=4, call=20, tools=100, used=15, end=1),
+    Family(_OTHER, Errors(3.8, 0.58, 0.84), factor=1.05, base=3, message=4, call=20, tools=100, used=15, end=1),
 )  # fmt: skip
 
 # The first that a name (in lower case) meets.
@@ -95,10 +91,6 @@ _NAMES: Final = tuple(
     for pattern, name in (
         (r"gpt-oss", "gpt-oss"),
         (r"gpt-3\.5|gpt-35|gpt-4(?:$|-(?!o))|text-embedding|ada-002|davinci-002|babbage-002", "gpt-3.5, gpt-4"),
-        (r"gpt-4o-mini", "gpt-4o-mini"),
-        (r"gpt-4\.1-mini|o4-mini", "gpt-4.1-mini"),
-        (r"gpt-4\.1-nano", "gpt-4.1-nano"),
-        (r"gpt-5[.\d]*-(?:mini|nano)", "gpt-5-mini, gpt-5-nano"),
         (r"gpt-[5-9]|(?:^|[/.])o\d(?:-|$)|codex", "gpt-5, o-series"),
         (r"gpt-|chatgpt", "gpt-4o, gpt-4.1"),
         (r"claude.*(?:4[-.][789](?!\d)|(?:opus|sonnet|haiku|fable)-(?:[5-9]|\d\d)(?!\d))", "claude from 4.7"),
@@ -118,12 +110,18 @@ _NAMES: Final = tuple(
         (r"palmyra", "palmyra"),
     )
 )
+# OpenAI's models that count images otherwise than their family.
+_IMAGES: Final = (
+    (re.compile(r"gpt-4o-mini"), "gpt-4o-mini"),
+    (re.compile(r"gpt-4\.1-nano"), "patches 2.46"),
+    (re.compile(r"gpt-4\.1-mini|o4-mini|gpt-5[.\d]*-(?:mini|nano)"), "patches 1.62"),
+)
 _BY_DIALECT: Final = {"anthropic": "claude 4.1 to 4.6", "gemini": "gemini from 3", "cohere": "cohere"}
 
 
 def exact(family: Family) -> bool:
     """Whether it is OpenAI's own, whose tokenizer is published."""
-    return family.images.startswith(("gpt", "patches"))
+    return family.images.startswith(("gpt-", "patches "))
 
 
 def reasons(family: Family) -> bool:
@@ -141,4 +139,6 @@ def family_of(model: str | None, dialect: str) -> Family:
     """By the model's name, whatever stands before it; a name that says nothing: by the dialect's own family."""
     name = (model or "").lower()
     found = next((family for pattern, family in _NAMES if pattern.search(name)), None)
-    return families()[found or _BY_DIALECT.get(dialect, _OTHER)]
+    family = families()[found or _BY_DIALECT.get(dialect, _OTHER)]
+    images = next((rule for pattern, rule in _IMAGES if pattern.search(name)), None) if exact(family) else None
+    return family if images is None else msgspec.structs.replace(family, images=images)

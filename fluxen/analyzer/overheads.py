@@ -6,6 +6,7 @@ OpenAI's additions are known to a token or two (signatures.py); those of the oth
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ Count = Callable[[str], tuple[int, float]]
 UNSEEN: Final = 10.0  # half the band where the provider reads what is not in the request: the count is a floor
 _UNSEEN_FILE: Final = 1000  # tokens of a document, a recording or a film of unknown length
 _BYTES_OF_FILE: Final = 100  # bytes of one per token, beyond that
+_SEARCHES: Final = re.compile(r"compound|sonar|:online|search-preview|deep-research")  # models that look things up
 _CALL: Final = 8  # tokens of OpenAI's around a call's name and arguments
 _CALLS: Final = 12  # more, once, where there are several
 
@@ -55,9 +57,15 @@ def prompt_tokens(family: Family, endpoint: str, asked: Prompt, count: Count) ->
     tokens += sum(_UNSEEN_FILE + size // _BYTES_OF_FILE for size in asked.media)
     errors = family.errors
     error = errors.tools if asked.tools or asked.schema or asked.calls else errors.text
-    if asked.hosted or asked.elsewhere or asked.media or not known or not asked.known:
-        error = max(error, UNSEEN)
+    if not known or unseen(asked):
+        error = UNSEEN
     return round(tokens), max(error, counted.error)
+
+
+def unseen(asked: Prompt) -> bool:
+    """Whether the provider reads more than what is in the request, or something whose tokens nobody can tell."""
+    searches = asked.model is not None and _SEARCHES.search(asked.model) is not None
+    return bool(asked.hosted or asked.elsewhere or asked.media or not asked.known or searches)
 
 
 def _openai(family: Family, endpoint: str, asked: Prompt, count: _Counted) -> float:

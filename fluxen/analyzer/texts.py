@@ -329,7 +329,7 @@ def _thinks(asked: dict[str, Any]) -> bool:
 
 def _file(part: dict[str, Any]) -> int | None:
     """Bytes of a part that is no text: audio, video, a document; 0 for a reference to one."""
-    if part.get("type") in ("input_file", "input_audio", "file"):
+    if part.get("type") in ("input_file", "input_audio", "file", "document_url", "video_url", "audio_url"):
         return _longest(part)
     for key in _FILES:
         inner = part.get(key)

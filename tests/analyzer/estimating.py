@@ -41,7 +41,7 @@ class Measured:
     @property
     def kind(self) -> str:
         prompt = self.prompt
-        if self.estimate.input_error >= UNSEEN:
+        if self.estimate.input_error == UNSEEN:
             return "unseen"
         return "tools" if prompt.tools or prompt.calls or prompt.schema else "text"
 
@@ -76,7 +76,7 @@ def measure(recorded: Iterable[Recorded]) -> Iterator[Measured]:
         prompt = read_prompt(body.encode())
         if prompt is None:
             continue
-        found = estimate(one.dialect, exchange["path"], model, body.encode(), answer_of(exchange))
+        found = estimate(one.dialect, one.endpoint, model, body.encode(), answer_of(exchange))
         yield Measured(one, prompt, found, before, tokens["output"])
 
 
