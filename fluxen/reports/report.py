@@ -150,6 +150,8 @@ def answer(database: Database, named: Named, question: Question, fill: Fill | No
 
 
 def _unknown(database: Database, scope: Scope, totals: Row) -> Unknown:
+    if not totals.get("unknown_cost", 1) and not totals.get("estimated", 1):
+        return Unknown(totals["cost_usd"])  # the report has seen that there is nothing to name
     whole = Scope(scope.since, scope.until, scope.where, grouping(()))
     known = totals if "cost_usd" in totals else run(database, "spent", whole)[0]
     return unknown.from_rows(run(database, "unknown", whole), known["cost_usd"])

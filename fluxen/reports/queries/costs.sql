@@ -10,6 +10,7 @@ SELECT
     sum(output_tokens) AS output_tokens,
     CASE WHEN count(*) FILTER (WHERE cost_unknown) > 0 AND coalesce(sum(cost_usd), 0) = 0 THEN NULL
         ELSE coalesce(sum(cost_usd), 0) END AS cost_usd,
-    count(*) FILTER (WHERE cost_unknown) AS unknown_cost
+    count(*) FILTER (WHERE cost_unknown) AS unknown_cost,
+    count(*) FILTER (WHERE usage_source = 'estimated') AS estimated
 FROM ({rows}) AS r
 GROUP BY {sets}

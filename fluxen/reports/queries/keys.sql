@@ -9,6 +9,7 @@ SELECT
     CASE WHEN count(*) FILTER (WHERE cost_unknown) > 0 AND coalesce(sum(cost_usd), 0) = 0 THEN NULL
         ELSE coalesce(sum(cost_usd), 0) END AS cost_usd,
     count(*) FILTER (WHERE cost_unknown) AS unknown_cost,
+    count(*) FILTER (WHERE usage_source = 'estimated') AS estimated,
     min(ts) AS first_seen,
     max(ts) AS last_seen
 FROM ({rows}) AS r
