@@ -108,14 +108,21 @@ PERCENTILES: Final = ("count", "p50", "p90", "p95", "p99", "worst")
 """… and the figures of each."""
 
 
-def _speed(name: str) -> Callable[[Row], object]:
+def _percentile(measured: str, place: int) -> Callable[[Row], object]:
+    """One of a list that the query found; nothing was measured when there is none."""
+
+    def found(row: Row) -> object:
+        values = row[measured]
+        return None if values is None else _rounded(values[place], measured)
+
+    return found
+
+
+def _rounded(value: Any, measured: str) -> object:
     """A tenth of a token a second is precise enough."""
-
-    def rounded(row: Row) -> object:
-        value = row[f"found_{name}"]
-        return None if value is None else Decimal(str(value)).quantize(Decimal("0.1"), ROUND_HALF_EVEN)
-
-    return rounded
+    if value is None or measured != "tokens_per_s":
+        return value
+    return Decimal(str(value)).quantize(Decimal("0.1"), ROUND_HALF_EVEN)
 
 
 LATENCY: Final = Named(
@@ -125,7 +132,14 @@ LATENCY: Final = Named(
     ("requests", *(f"{measured}_{figure}" for measured in MEASURED for figure in PERCENTILES)),
     "latency_ms_p95",
     "percentile_disc(0.95) WITHIN GROUP (ORDER BY CASE WHEN NOT failed THEN latency_ms END)",
-    {f"tokens_per_s_{figure}": _speed(f"tokens_per_s_{figure}") for figure in PERCENTILES if figure != "count"},
+    {
+        **{
+            f"{measured}_{figure}": _percentile(measured, place)
+            for measured in MEASURED
+            for place, figure in enumerate(PERCENTILES[1:-1])
+        },
+        "tokens_per_s_worst": lambda row: _rounded(row["tokens_per_s_slowest"], "tokens_per_s"),
+    },
 )
 
 CACHE: Final = Named(
