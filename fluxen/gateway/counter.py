@@ -18,7 +18,7 @@ from typing import Final
 
 from fluxen.analyzer.estimates import Answer, estimate, warm
 from fluxen.gateway.meter import decode_whole
-from fluxen.gateway.questions import HELLO, PIECE, Counted, Incoming, Question, Task, counted_message
+from fluxen.gateway.questions import HELLO, PIECE, Counted, Incoming, Question, Task, begun_message, counted_message
 from fluxen.telemetry.log import Log
 
 LONGEST: Final = 15.0
@@ -124,6 +124,8 @@ class Counter:
     def _answer(self, line: socket.socket, task: Task) -> None:
         if not task.question.warm and task.question.due < time.monotonic():
             return
+        if not task.question.warm:
+            self._send(line, begun_message(task.number))
         signal.setitimer(signal.ITIMER_REAL, LONGEST)
         counted = self._counted(task)
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -4,8 +4,8 @@ Counting would hold up the event loop: building the tables of a tokenizer takes 
 Nothing here waits or blocks. A question gets exactly one answer: the count, or None when it can't be counted, when the
 counter did not answer in time, or when there are more questions than it may have to remember.
 
-The counter may die at any moment. Its successor says so, and is asked once more what was open; a question on which two
-of them died is given up.
+The counter may die at any moment. Its successor says so, and is asked once more what was open; a question over which
+two of them died is given up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Final
 
 import msgspec
 
-from fluxen.gateway.questions import HELLO, LONGEST, Counted, Question, messages, read_counted
+from fluxen.gateway.questions import HELLO, LONGEST, Counted, Question, messages, read_begun, read_counted
 
 Then = Callable[[Counted | None], None]
 
@@ -34,7 +34,7 @@ PATIENCE_MOST: Final = 10.0
 MOST_BYTES: Final = 48 * 1024 * 1024
 """Of all questions that are open."""
 MOST_OPEN: Final = 2000
-_TRIES: Final = 2
+_DEATHS: Final = 2
 _LOOK: Final = 0.1  # seconds between two looks at what is overdue
 _BURST: Final = 4  # messages sent in one turn of the event loop, 60 KB each
 _WARMED: Final = 64  # models of which the counter was told that they may come
@@ -46,7 +46,9 @@ class _Open:
     parts: Sequence[bytes]
     size: int
     then: Then
-    tries: int = 1
+    begun: bool = False
+    deaths: int = 0
+    """How many counters ended while they counted it."""
 
 
 class Counting:
@@ -175,6 +177,9 @@ class Counting:
                 return
             if message == HELLO:
                 self._ask_again()
+            elif (number := read_begun(message)) is not None:
+                if number in self._open:
+                    self._open[number].begun = True
             else:
                 self._answer(*read_counted(message))
 
@@ -184,8 +189,9 @@ class Counting:
         self._unsent = None
         self._warmed.clear()
         for number, one in list(self._open.items()):
-            one.tries += 1
-            if one.tries > _TRIES:
+            one.deaths += one.begun
+            one.begun = False
+            if one.deaths >= _DEATHS:
                 self._answer(number, None)
             else:
                 self._say(messages(number, one.question, one.parts))

@@ -21,6 +21,7 @@ _HEAD: Final = struct.Struct("!QI")  # the question's number, and that of its pi
 _NUMBER: Final = struct.Struct("!Q")
 HELLO: Final = _NUMBER.pack(0)
 """What the counter says when it begins: what was asked before may not have been heard."""
+_BEGUN: Final = b"begun"
 LONGEST: Final = _NUMBER.size + 1024
 """Bytes of a count."""
 
@@ -106,8 +107,20 @@ def counted_message(number: int, counted: Counted | None) -> bytes:
     return _NUMBER.pack(number) + (b"" if counted is None else _encode(counted))
 
 
+def begun_message(number: int) -> bytes:
+    """What the counter says before it counts, so that it is known what it died of."""
+    return _NUMBER.pack(number) + _BEGUN
+
+
+def read_begun(message: bytes) -> int | None:
+    """The number of the question that is begun, if that is what is said."""
+    if len(message) != _NUMBER.size + len(_BEGUN) or not message.endswith(_BEGUN):
+        return None
+    return int(_NUMBER.unpack_from(message)[0])
+
+
 def read_counted(message: bytes) -> tuple[int, Counted | None]:
-    """The number of a question (0: HELLO) and its count. What can't be one is none."""
+    """The number of a question and its count. What can't be one is none."""
     if len(message) < _NUMBER.size:
         return 1, None  # nobody's: they begin at random
     (number,) = _NUMBER.unpack_from(message)

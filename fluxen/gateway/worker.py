@@ -22,7 +22,7 @@ import uvloop
 from fluxen.gateway.accountant import Accountant
 from fluxen.gateway.certificates import Authorities
 from fluxen.gateway.channel import Channel
-from fluxen.gateway.counting import PATIENCE_MOST, Counting
+from fluxen.gateway.counting import Counting
 from fluxen.gateway.credentials import Parking
 from fluxen.gateway.dispatch import Dispatch
 from fluxen.gateway.follower import Follower, Opened
@@ -47,6 +47,8 @@ from fluxen.telemetry.settings import Settings
 
 _LAST_WORDS = 0.3
 """Seconds between the end of accepting and the closing of idle connections: a request may be on its way on one."""
+_LAST_COUNTS = 4.0
+"""Seconds that the last counts may take: the supervisor waits five before it kills."""
 ADMIN_CONNECTIONS = 64
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -336,7 +338,7 @@ class Worker:
                 for listener in list(self._listeners):
                     listener.cut_short()
                 await asyncio.sleep(0)
-        await self.counting.settled(PATIENCE_MOST)
+        await self.counting.settled(_LAST_COUNTS)
         self.counting.end()
         for pool in self._pools.values():
             pool.close_idle()
