@@ -283,11 +283,17 @@ def _same_keys(config: Config, document: Document) -> Iterator[Problem]:
 
 
 def _warnings(config: Config, document: Document) -> Iterator[Problem]:
+    for index, entry in enumerate(config.prices):
+        first = next((number for number in range(index) if config.prices[number].covers(entry)), None)
+        if first is not None:
+            where: Where = ("prices", index)
+            message = f"never counts: prices[{first}] comes first and says all of it already; write the special first"
+            yield Problem(document.mark(where), where, message)
     keys = config.api_keys
     if keys is not None:
         for index, issuer in enumerate(keys.jwt):
             if issuer.secret is not None and len(issuer.secret) < SIGNING_KEY_BYTES:
-                where: Where = ("api_keys", "jwt", index, "key")
+                where = ("api_keys", "jwt", index, "key")
                 message = f"shorter than {SIGNING_KEY_BYTES} bytes, it could be guessed: its tokens are refused"
                 yield Problem(document.mark(where), where, message)
         for index, key in enumerate(keys.static):

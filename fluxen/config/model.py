@@ -221,7 +221,7 @@ class Config(Section):
     prices: tuple[PriceEntry, ...] = Field(
         default=(),
         json_schema_extra=or_null,
-        description="what models cost where the shipped price list says nothing, or not what you pay; a list, see below",
+        description="what models cost where the shipped price list is silent, or not what you pay; a list, see below",
     )
     admin: Admin | None = None
     ledger: LedgerSettings = LedgerSettings()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Self
 
@@ -134,9 +133,20 @@ class PriceEntry(Section):
         """Dollars per million tokens by class, of the classes that are named."""
         return {name: value for name in RATES if (value := getattr(self, name)) is not None}
 
-    @property
-    def moments(self) -> tuple[datetime | None, datetime | None]:
-        return self.since, self.until
+    def covers(self, other: PriceEntry) -> bool:
+        """Whether whatever the other says is said by this one wherever the other applies."""
+        fees = {*other.fees, *(["request"] if other.per_request is not None else [])}
+        mine = {*self.fees, *(["request"] if self.per_request is not None else [])}
+        return (
+            ("*" in self.models or set(other.models) <= set(self.models))
+            and (self.upstream is None or (other.upstream is not None and set(other.upstream) <= set(self.upstream)))
+            and (self.since is None or (other.since is not None and self.since <= other.since))
+            and (self.until is None or (other.until is not None and other.until <= self.until))
+            and self.tier == other.tier
+            and (bool(self.rates) or self.free or not (other.rates or other.free))
+            and (self.free or fees <= mine)
+            and (self.free or self.discount is not None or other.discount is None)
+        )
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

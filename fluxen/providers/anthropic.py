@@ -108,6 +108,7 @@ class _Usage(_Iteration, gc=False):
     server_tool_use: _ServerTools | None = None
     service_tier: str | None = None
     speed: str | None = None  # "fast" has a price of its own
+    inference_geo: str | None = None  # so has "us"
 
 
 _OBJECT: Final = msgspec.json.Decoder(_Object)
@@ -190,12 +191,20 @@ class Anthropic:
             tools = u.server_tool_use
             calls = called(web_search=tools.web_search_requests, web_fetch=tools.web_fetch_requests)
             main = msgspec.structs.replace(main, calls=calls) if calls else main
-        tier = u.speed if u.speed == "fast" else bounded(u.service_tier)
+        tier = _tier(u)
         extra = [i for i in u.iterations if i.type not in (None, "message")] if u.iterations else None
         if not extra:
             return Tally(main, whole, tier=tier)
         legs = (Leg(None, main), *(Leg(bounded(i.model), _classes(i)) for i in extra))
         return Tally(total(leg.usage for leg in legs), whole, legs, tier=tier)
+
+
+def _tier(u: _Usage) -> str | None:
+    """How it was served, as far as that decides the price."""
+    word = u.speed if u.speed == "fast" else bounded(u.service_tier)
+    if u.inference_geo != "us":
+        return word
+    return "us" if word in (None, "standard") else f"{word}_us"
 
 
 def _classes(u: _Iteration) -> Usage:

@@ -20,7 +20,7 @@ from shared import ROOT
 
 from fluxen.analyzer.cost import Cost, answer_cost, cost_pico, price_of
 from fluxen.analyzer.prices import Price, PriceBook
-from fluxen.analyzer.usage import Leg, Modalities, Reading, Usage
+from fluxen.analyzer.usage import Leg, Modalities, Reading, Usage, read_answer
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 TIMES = [
@@ -219,6 +219,19 @@ def test_a_tier_may_be_a_share_of_the_standard_price(book: PriceBook) -> None:
         assert full is not None and half is not None
         for usage in USAGES[:5]:
             assert 2 * (cost_pico(half, usage) or 0) == cost_pico(full, usage)
+
+
+def test_claude_kept_in_one_country_costs_a_tenth_more(book: PriceBook) -> None:
+    body = {"model": "claude-opus-4-8", "stop_reason": "end_turn", "type": "message", "role": "assistant"}
+    costs = {}
+    for said in ({}, {"inference_geo": "global"}, {"inference_geo": "us"}, {"inference_geo": "us", "speed": "fast"}):
+        usage = {"input_tokens": 1000, "cache_read_input_tokens": 500, "output_tokens": 100, "service_tier": "standard"}
+        raw = json.dumps(body | {"usage": usage | said}).encode()
+        reading = read_answer("anthropic", "/v1/messages", 200, raw)
+        costs[tuple(said.values())] = answer_cost(book, "anthropic", None, reading, None, 0).total
+    plain = costs[()]
+    assert plain is not None and costs["global",] == plain and costs["us",] == plain * 11 // 10
+    assert costs["us", "fast"] is None  # nobody publishes what both cost
 
 
 def test_fees_of_calls_are_told_apart(book: PriceBook) -> None:

@@ -218,3 +218,22 @@ def test_amounts_are_what_is_written(written: str, pico: int) -> None:
 )
 def test_what_can_not_be_meant_is_said(entry: str, said: str) -> None:
     assert said in problems(f"- {entry}")
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        ("- {models: '*', discount: 5%}\n- {models: gpt-4o, discount: 50%}", True),
+        ("- {models: gpt-4o, discount: 50%}\n- {models: '*', discount: 5%}", False),
+        ("- {models: '*', discount: 5%}\n- {models: gpt-4o, input: 1, output: 1}", False),
+        ("- {models: [a, b], input: 1}\n- {models: b, upstream: u, since: '2026-01-01', input: 2}", True),
+        ("- {models: [a, b], input: 1, upstream: u}\n- {models: b, input: 2}", False),
+        ("- {models: a, input: 1, until: '2026-01-01'}\n- {models: a, input: 2}", False),
+        ("- {models: a, input: 1}\n- {models: a, tier: flex, input: 2}", False),
+        ("- {models: a, input: 1}\n- {models: a, input: 2, per_request: 1}", False),
+        ("- {models: a, free: true}\n- {models: a, input: 2, per_request: 1, discount: 5%}", True),
+    ],
+)
+def test_an_entry_that_never_counts_is_warned_of(text: str, warned: bool) -> None:
+    warnings = load_bytes(f"prices:\n{text}".encode(), {"HOME": "/"}, None).warnings
+    assert [("prices[1]: never counts" in line) for line in warnings] == [True] * warned

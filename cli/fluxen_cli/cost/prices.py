@@ -94,16 +94,11 @@ def _upstreams(path: Path | None, wanted: str | None) -> dict[str, str]:
     """The configuration's upstreams, and whose prices each has ('': nobody's). wanted: only this one, which need not be
     in the file."""
     from fluxen.config.locate import written_upstreams
-    from fluxen.providers.catalogue import load_catalogue, provider_of_upstream
+    from fluxen.reports.reprice import providers_of
 
     written = written_upstreams(path, os.environ) if path is not None else {}
-    if wanted is not None:
-        written = {wanted: written.get(wanted, (None, None))}
-    catalogue, found = load_catalogue(), {}
-    for name, (url, _) in written.items():
-        provider = provider_of_upstream(name, url, catalogue)
-        found[name] = provider.name if provider is not None else ""
-    return found
+    provider = providers_of(written)
+    return {name: provider(name) for name in ([wanted] if wanted is not None else written)}
 
 
 def _table(found: list[Quote]) -> None:

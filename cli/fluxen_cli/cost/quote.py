@@ -112,7 +112,7 @@ def quotes(
             for one in _at(book, whose, name, model, ts):
                 if one.price.own or upstream is not None:
                     found.append(one)
-    return found
+    return sorted(found, key=lambda one: (bool(one.upstream), one.listed_by != one.provider))  # who makes it first
 
 
 def _listed(book: PriceBook, provider: str, model: str, ts: int) -> Iterator[Quote]:
