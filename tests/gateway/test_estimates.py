@@ -4,6 +4,8 @@ and said to be."""
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from typing import Any
 
@@ -285,3 +287,139 @@ def cpu(pid: int) -> int:
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
+
+
+# ── processes that die ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def numbered(number: int) -> bytes:
+    return request(body=QUESTION, headers=[b"x-client-request-id: %d" % number])
+
+
+def sole_rows(server: Gateway, count: int) -> list[dict[str, Any]]:
+    """The rows of requests 0 … count-1, each of which must have exactly one."""
+    rows = [row for row in server.rows(at_least=count) if row["client_request_id"] is not None]
+    assert sorted(int(row["client_request_id"]) for row in rows) == list(range(count))
+    return rows
+
+
+def test_the_counter_is_killed_under_load(gateway: StartGateway, upstream: Upstream) -> None:
+    """Every answer is whole, and has its one row, counted or not."""
+    server = gateway(config(upstream, workers=2))
+    upstream.plays(SSE + chunked(*SILENT))
+    server.ask(request(body=QUESTION))
+    numbers = iter(range(200))
+    complete: list[bool] = []
+    lock = threading.Lock()
+
+    def client() -> None:
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            complete.append(server.ask(numbered(number)).complete)
+
+    clients = [threading.Thread(target=client) for _ in range(4)]
+    for thread in clients:
+        thread.start()
+    for so_many in (40, 100):
+        until(lambda so_many=so_many: len(complete) >= so_many, f"{so_many} answers", 60)
+        counters = until(lambda: counters_of(server), "a counter", 30)
+        os.kill(counters[0], signal.SIGKILL)
+    for thread in clients:
+        thread.join()
+    assert complete == [True] * 200
+    rows = sole_rows(server, 200)
+    assert {row["usage_source"] for row in rows} <= {"estimated", "unknown"}
+    assert sum(row["usage_source"] == "estimated" for row in rows) > 150
+    assert all(row["cost_usd"] is None for row in rows if row["usage_source"] == "unknown")
+    assert len([line for line in server.logged("process_ended") if line["child"] == "counter"]) == 2
+    server.kill()
+
+
+def counters_of(server: Gateway) -> list[int]:
+    """By what it holds: no journal, no DuckDB, and no eye on files."""
+    workers, compactor = proc.roles(server.process.pid)
+    others = [pid for pid in proc.children(server.process.pid) if pid not in (*workers, compactor)]
+    return [pid for pid in others if not any("inotify" in name for name in proc.descriptors(pid))]
+
+
+def test_a_worker_is_killed_while_its_rows_are_counted(gateway: StartGateway, upstream: Upstream) -> None:
+    """Its successor asks by the same line, and is not told of what it never asked."""
+    server = gateway(config(upstream))
+    silent = SSE + chunked(*SILENT)
+    upstream.plays(silent)
+    server.ask(request(body=QUESTION))
+    [counter] = until(lambda: counters_of(server), "a counter")
+    os.kill(counter, signal.SIGSTOP)
+    end = threading.Event()
+
+    def play(connection: Connection, _: Request) -> None:
+        connection.send(silent.removesuffix(b"0\r\n\r\n"))
+        assert end.wait(30)
+        connection.send(b"0\r\n\r\n")
+
+    upstream.plays(play)
+    waiting = [server.connect() for _ in range(5)]
+    for number, client in enumerate(waiting):
+        client.send(numbered(number))
+    for client in waiting:
+        data = b""
+        while DONE not in data:
+            data += client.read()
+    upstream.plays(silent, answer())
+    end.set()
+    with server.connect() as client:
+        client.send(numbered(6))  # its row waits, too
+        assert server.ask(numbered(5)).status == 200, "what came before this is through"
+    os.kill(server.children()["worker 0"], signal.SIGKILL)
+    for client in waiting:
+        client.close()
+    os.kill(counter, signal.SIGCONT)
+    proc.workers(server.process.pid)
+    upstream.plays(silent)
+    until(lambda: server.ask(numbered(7)).status == 200, "the next worker to serve")
+    rows = {int(row["client_request_id"]): row for row in sole_rows(server, 8)}
+    assert [rows[number]["error"] for number in (0, 1, 2, 3, 4, 6)] == ["lost"] * 6
+    assert (rows[5]["error"], rows[5]["usage_source"]) == (None, "reported")
+    assert (rows[7]["error"], rows[7]["usage_source"]) == (None, "estimated")
+    server.kill()
+
+
+def test_the_gateway_ends_while_rows_are_counted(gateway: StartGateway, upstream: Upstream) -> None:
+    """A counter that does not answer holds nothing up for long, and no row is lost."""
+    server = gateway(config(upstream))
+    upstream.plays(SSE + chunked(*SILENT))
+    server.ask(request(body=QUESTION))
+    [counter] = counters_of(server)
+    os.kill(counter, signal.SIGSTOP)
+    clients = [server.connect() for _ in range(3)]
+    for number, client in enumerate(clients):
+        client.send(numbered(number))
+    for client in clients:
+        data = b""
+        while DONE not in data:
+            data += client.read()
+    server.process.send_signal(signal.SIGTERM)
+    rows = {row["client_request_id"]: row for row in server.rows(at_least=4)}
+    assert {rows[str(number)]["usage_source"] for number in range(3)} == {"unknown"}
+    assert {rows[str(number)]["error"] for number in range(3)} == {None}
+    os.kill(counter, signal.SIGCONT)
+    server.stop()
+    for client in clients:
+        client.close()
+
+
+def test_a_counter_that_is_slow_costs_a_row_its_count_and_no_more(gateway: StartGateway, upstream: Upstream) -> None:
+    server = gateway(config(upstream))
+    upstream.plays(SSE + chunked(*SILENT))
+    [counter] = until(lambda: counters_of(server), "a counter")
+    os.kill(counter, signal.SIGSTOP)
+    got = server.ask(request(body=QUESTION))
+    assert got.complete
+    row = server.row(got)
+    assert (row["usage_source"], row["cost_usd"], row["finish"]) == ("unknown", None, "stop")
+    until(lambda: server.logged("uncounted"), "a word of it in the log")
+    os.kill(counter, signal.SIGCONT)
+    until(lambda: server.row(server.ask(request(body=QUESTION)))["usage_source"] == "estimated", "it to count again")
