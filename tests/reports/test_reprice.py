@@ -1,0 +1,81 @@
+"""Repricing over a ledger: what is found, and that a file that vanishes on the way changes nothing of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ledger.test_reader import during
+
+from fluxen.analyzer.prices import PriceBook
+from fluxen.config.prices import PriceEntry
+from fluxen.ledger import store
+from fluxen.ledger.adjuster import adjusting
+from fluxen.ledger.journal import Journal
+from fluxen.ledger.reader import Reader
+from fluxen.ledger.record import Adjustment, End, new_id
+from fluxen.reports.reprice import Line, Selection, providers_of, reprice
+
+NOON = 1_795_348_800_000_000
+"""2026-11-22 12:00 UTC, microseconds."""
+TEN = PriceBook.shipped().with_own((PriceEntry.model_validate({"models": ["m*"], "input": 10, "output": 10}),))
+
+
+def record(folder: Path, number: int, first: int = 0) -> None:
+    journal = Journal(folder, "node", 0)
+    for place in range(first, first + number):
+        end = End(new_id(), NOON + place, dialect="openai", endpoint="/v1/chat/completions", upstream="openai")
+        end.usage_source, end.model, end.input_tokens, end.output_tokens = "reported", f"m{place % 3}", 2, 1
+        assert journal.end(end)
+    journal.close()
+
+
+def run(reader: Reader, book: PriceBook = TEN) -> tuple[Line, int]:
+    with adjusting(reader.folder, "node") as adjuster:
+        found = reprice(reader, book, providers_of({}), Selection(), adjuster=adjuster)
+        assert adjuster.count == found.total.adjusted
+        assert adjuster.publish() == found.total.adjusted
+    return found.total, len(found.lines)
+
+
+@pytest.mark.parametrize("look", ["journal listed", "manifest read", "segment read", "snapshot taken"])
+def test_a_compaction_on_the_way_makes_it_begin_again(tmp_path: Path, look: str) -> None:
+    for part in range(3):
+        record(tmp_path, 10, 10 * part)
+        store.take_in(tmp_path)
+
+    def compact() -> None:
+        store.compact(tmp_path, grace_seconds=0)
+
+    total, models = run(Reader(tmp_path, checkpoint=during(look, compact)))
+    assert (total.requests, total.adjusted, models) == (30, 30, 3)
+    assert (total.before, total.after) == (0, 30 * 3 * 10_000_000)
+    answer = Reader(tmp_path).query("SELECT count(*), count(DISTINCT id), sum(cost_usd) FROM adjustments").rows
+    assert [str(value) for value in answer[0]] == ["30", "30", "0.000900000000"]
+    assert run(Reader(tmp_path))[0].adjusted == 0
+
+
+def test_prices_may_change_to_and_fro(tmp_path: Path) -> None:
+    """Each run counts, also when the clock has been set back since the last one."""
+    record(tmp_path, 6)
+    free = PriceBook.shipped().with_own((PriceEntry.model_validate({"models": ["m*"], "free": True}),))
+    for turn, (book, cost) in enumerate([(TEN, 180_000_000), (free, 0), (TEN, 180_000_000), (free, 0)]):
+        total, _ = run(Reader(tmp_path), book)
+        assert (total.adjusted, total.after) == (6, cost)
+        if turn == 1:
+            store.compact(tmp_path)
+        if turn == 2:  # one that was made in the far future: whatever comes is later still
+            late = Reader(tmp_path).query("SELECT id::VARCHAR, epoch_us(ts) FROM requests LIMIT 1").rows[0]
+            with adjusting(tmp_path, "node") as adjuster:
+                adjuster.add(Adjustment(str(late[0]), int(str(late[1])), 5, 0, "v", NOON * 3))
+                adjuster.publish()
+    assert Reader(tmp_path).query("SELECT sum(cost_usd) = 0 FROM requests").rows == [(True,)]
+
+
+def test_providers() -> None:
+    of = providers_of(
+        {"mine": ("https://api.openai.com", None), "openai": (None, "anthropic"), "own": ("http://10.0.0.1", None)}
+    )
+    assert [of(name) for name in ("mine", "openai", "own", "anthropic", "nobody", None)] == [
+        "openai", "", "", "anthropic", "", "",
+    ]  # fmt: skip
