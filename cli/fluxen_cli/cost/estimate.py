@@ -33,7 +33,7 @@ def command(
     paths: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PATHS]...", help="Prompts as text, bodies of requests as JSON, folders of them; none or -: stdin."
+            metavar="PATH", help="Prompts as text, bodies of requests as JSON, folders of them; none or -: stdin."
         ),
     ] = None,
     models: Annotated[
