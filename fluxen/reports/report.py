@@ -96,7 +96,7 @@ class Report:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the table can't say."""
-        notes = list(self.unknown.notes())
+        notes = list(self.unknown.notes)
         if self.in_flight:
             notes.append(f"{many(self.in_flight, 'request')} in flight, not counted yet")
         if self.more:

@@ -37,32 +37,30 @@ class Unknown:
         """How many have no known cost."""
         return _count(self.unpriced) + _count(self.unmeasured) + self.lost
 
-    def notes(self, dollars: str | None = None) -> tuple[str, ...]:
-        """Lines for a person. dollars: how the sum is written, if not in full."""
-        lines: list[str] = []
-        if self.requests:
-            known = "$?" if self.known_usd is None else f"${dollars or _plain(self.known_usd)}"
-            parts = [known]
-            if self.unpriced:
-                parts.append(f"{many(_count(self.unpriced), 'request')} unpriced: {_named(self.unpriced)}")
-            if self.unmeasured:
-                parts.append(f"{many(_count(self.unmeasured), 'request')} of unknown usage: {_named(self.unmeasured)}")
-            if self.lost:
-                parts.append(f"{many(self.lost, 'request')} whose outcome is lost: the process was killed")
-            lines.append(" + ".join(parts))
-            lines.append(f"the {many(self.requests, 'request')} of unknown cost: {self._bound()}")
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for a person, the first with the sum: what it lacks, what of it is estimated."""
+        lacking: list[str] = []
+        if self.unpriced:
+            lacking.append(f"{many(_count(self.unpriced), 'request')} unpriced: {_named(self.unpriced)}")
+        if self.unmeasured:
+            lacking.append(f"{many(_count(self.unmeasured), 'request')} of unknown usage: {_named(self.unmeasured)}")
+        if self.lost:
+            lacking.append(f"{many(self.lost, 'request')} whose outcome is lost: the process was killed")
+        lines = [f"+ {line}" for line in lacking]
+        if lines:
+            lines[0] = f"${'?' if self.known_usd is None else _plain(self.known_usd)} {lines[0]}"
+        if self.bound_usd is not None:
+            unbounded = f" ({self.unbounded:,} without a bound)" if self.unbounded else ""
+            lines.append(
+                f"{many(self.requests, 'request')} of unknown cost: at most ${_plain(self.bound_usd)}{unbounded}"
+            )
         if self.estimated:
-            share = Decimal(0) if not self.estimated_usd else self.error_usd * 100 / self.estimated_usd
+            share = self.error_usd * 100 / self.estimated_usd if self.estimated_usd else Decimal(0)
             band = f" ±{share.quantize(Decimal(1), ROUND_HALF_EVEN)} %" if self.estimated_usd else ""
             count = many(_count(self.estimated), "request")
             lines.append(f"${_plain(self.estimated_usd)} of it is estimated, in {count}{band}")
         return tuple(lines)
-
-    def _bound(self) -> str:
-        if self.bound_usd is None:
-            return "without a bound"
-        most = f"at most ${_plain(self.bound_usd)}"
-        return f"{most} ({self.unbounded} without a bound)" if self.unbounded else most
 
     def fields(self) -> dict[str, object]:
         """Of a JSON answer."""

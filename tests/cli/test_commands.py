@@ -52,8 +52,7 @@ def test_report_plain(fluxen: Fluxen, data: Path) -> None:
         ["total", "5", "0", "1000005", "–", "–", "–", "1.234567400004", "1"],
     ]  # fmt: skip
     assert done.stderr == (
-        "$1.234567400004 + 1 request unpriced: evil\\x1b[2J\\n (1)\n"
-        "the 1 request of unknown cost: without a bound\n1 request in flight, not counted yet\n"
+        "$1.234567400004 + 1 request unpriced: evil\\x1b[2J\\n (1)\n1 request in flight, not counted yet\n"
     )
 
 

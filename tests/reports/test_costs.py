@@ -83,9 +83,10 @@ def test_by_model(ledger: Path) -> None:
     assert report.unknown.bound_usd == Decimal("0.00075")
     assert (report.unknown.unbounded, report.lost, report.in_flight) == (2, 1, 1)
     assert report.notes == (
-        "$3.5 + 1 request unpriced: new (1) + 1 request of unknown usage: claude (1)"
-        " + 1 request whose outcome is lost: the process was killed",
-        "the 3 requests of unknown cost: at most $0.00075 (2 without a bound)",
+        "$3.5 + 1 request unpriced: new (1)",
+        "+ 1 request of unknown usage: claude (1)",
+        "+ 1 request whose outcome is lost: the process was killed",
+        "3 requests of unknown cost: at most $0.00075 (2 without a bound)",
         "1 request in flight, not counted yet",
     )
 

@@ -148,9 +148,10 @@ def test_sums_by_hand() -> None:
     assert totals["cost_usd"] == str(known) == "4.415000000003"
     assert totals["requests"] == len(ROWS)
     assert costs["notes"] == [
-        "$4.415000000003 + 2 requests unpriced: llama-3 (2) + 2 requests of unknown usage: gpt (1), gpt-1 (1)"
-        " + 1 request whose outcome is lost: the process was killed",
-        "the 5 requests of unknown cost: at most $0.75 (4 without a bound)",
+        "$4.415000000003 + 2 requests unpriced: llama-3 (2)",
+        "+ 2 requests of unknown usage: gpt (1), gpt-1 (1)",
+        "+ 1 request whose outcome is lost: the process was killed",
+        "5 requests of unknown cost: at most $0.75 (4 without a bound)",
         "$0.04 of it is estimated, in 1 request ±5 %",
         "1 request in flight, not counted yet",
     ]
