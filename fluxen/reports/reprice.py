@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from fluxen.ledger.adjuster import Adjuster
     from fluxen.ledger.reader import Reader
+    from fluxen.reports.where import Where
 
 AT_ONCE = 5000
 """Rows fetched, and shown as progress, at a time."""
@@ -44,17 +45,22 @@ _COLUMNS: tuple[str, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which rows: arrived in [since, until), of models and upstreams by glob (`*`, `?`); unpriced: without a cost."""
+    """Which rows: arrived in [since, until), of models and upstreams by glob (`*`, `?`), such as `where` has them;
+    unpriced: without a cost."""
 
     since: datetime | None = None
     until: datetime | None = None
     models: tuple[str, ...] = ()
     upstreams: tuple[str, ...] = ()
+    where: Where | None = None
     unpriced: bool = False
 
-    def condition(self) -> tuple[str, list[str]]:
+    def condition(self) -> tuple[str, list[object]]:
         sources = ", ".join(f"'{source}'" for source in PRICED)
-        parts, parameters = [f"usage_source IN ({sources})"], list[str]()
+        parts, parameters = [f"usage_source IN ({sources})"], list[object]()
+        if self.where is not None:
+            condition, parameters = self.where.sql()
+            parts.append(condition)
         for expression, globs in (("coalesce(model, model_asked)", self.models), ("upstream", self.upstreams)):
             if globs:
                 parts.append("(" + " OR ".join([f"{expression} LIKE ? ESCAPE '!'"] * len(globs)) + ")")

@@ -165,8 +165,11 @@ def test_a_dry_run_changes_nothing_and_needs_no_rights(
         (("--upstream", "o*"), {1, 3, 4}),
         (("--upstream", "own", "--upstream", "gone"), {4}),
         (("--only-unpriced",), {3, 4}),
+        (("--where", "upstream=own|gone", "--model", "llama*"), {4}),
+        (("--where", "cost>0", "--upstream", "openai"), {1}),
         (("--forget", "--model", "llama*"), {4, 5}),
         (("--until", "2026-11-22T12:00:00.000002Z"), {1}),
+        (("--until", "2026-11-22T13:00:00.000002", "--timezone", "Europe/Berlin"), {1}),
     ],
 )
 def test_what_is_selected(fluxen: Fluxen, ledger: Path, args: tuple[str, ...], changed: set[int]) -> None:

@@ -15,12 +15,12 @@ import typer
 from fluxen.errors import FluxenError
 from fluxen_cli import output
 from fluxen_cli.places import ConfigFile, DataDir, ledger_folder
+from fluxen_cli.report import options
 
 if TYPE_CHECKING:
     from fluxen.ledger.adjuster import Adjuster
     from fluxen.reports.reprice import Line, Repricing, Selection
 
-MOMENT = "30d, 12h (ago), 2026-11-01, 2026-11-01T09:30Z, today, this-month, last-month; UTC."
 COUNTED = ("requests", "adjusted", "unpriced_before", "unpriced_after", "before_usd", "after_usd", "difference_usd")
 COLUMNS = ("model", *COUNTED)
 NAMED = 5
@@ -30,7 +30,7 @@ WORTH_A_BAR = 20_000
 
 
 def command(
-    since: Annotated[str, typer.Option(help=f"Requests from this moment on: {MOMENT}")],
+    since: Annotated[str, typer.Option(help=f"Requests from this moment on: {options.MOMENT}")],
     until: Annotated[str | None, typer.Option(help="Requests before this moment; default: now.")] = None,
     model: Annotated[
         list[str] | None, typer.Option("--model", metavar="GLOB", help="Only of this model: gpt-4o*. Repeatable.")
@@ -38,6 +38,7 @@ def command(
     upstream: Annotated[
         list[str] | None, typer.Option("--upstream", metavar="GLOB", help="Only of this upstream. Repeatable.")
     ] = None,
+    where: options.Filter = None,
     only_unpriced: Annotated[bool, typer.Option("--only-unpriced", help="Only requests without a cost.")] = False,
     prices: Annotated[
         Path | None, typer.Option(metavar="FILE", help="List prices to use instead of those in force; - reads stdin.")
@@ -47,7 +48,8 @@ def command(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON; money as text, exact.")] = False,
+    timezone: options.Timezone = None,
+    as_json: options.AsJson = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
 ) -> None:
@@ -64,14 +66,18 @@ def command(
     from fluxen.ledger.reader import Reader
     from fluxen.reports.period import parse_span
     from fluxen.reports.reprice import Selection, providers_of, reprice
+    from fluxen.reports.where import parse_where
+    from fluxen.reports.zone import chosen_zone
     from fluxen_cli.cost.book import prices_in_force
 
     piped = prices is not None and str(prices) == "-"
     if not dry_run and not yes and (piped or not sys.stdin.isatty()):
         raise FluxenError("nobody is there to be asked whether to adjust", hint="say so with --yes, or see --dry-run")
     now = datetime.now(UTC)
-    start, end = parse_span(since, until, now)
-    selected = Selection(start, end or now, tuple(model or ()), tuple(upstream or ()), unpriced=only_unpriced)
+    start, end = parse_span(since, until, now, chosen_zone(timezone, os.environ))
+    selected = Selection(
+        start, end or now, tuple(model or ()), tuple(upstream or ()), parse_where(where or ()), only_unpriced
+    )
     folder = ledger_folder(data_dir, config)
     book = prices_in_force(folder.parent, config, prices)
     providers = providers_of(_upstreams(config))
@@ -146,6 +152,7 @@ def _emit(found: Repricing, selected: Selection, dry_run: bool) -> None:
             "until": show_moment(selected.until) if selected.until else None,
             "models": selected.models,
             "upstreams": selected.upstreams,
+            "where": selected.where.text if selected.where else "",
             "price_version": found.version,
             "dry_run": dry_run,
             "rows": [shown(line) for line in found.lines],
