@@ -21,7 +21,7 @@ import msgspec
 
 from fluxen.analyzer import pricecheck
 from fluxen.analyzer.ownprices import OwnPrices
-from fluxen.analyzer.pricelist import EPOCH, Price, PriceFile, Rates, Terms
+from fluxen.analyzer.pricelist import EPOCH, Price, PriceFile, Rates
 from fluxen.config.paths import read_file
 from fluxen.errors import ConfigError
 from fluxen.providers.catalogue import load_catalogue
@@ -99,10 +99,11 @@ class PriceBook:
             known = self._look_up(key, ts)
         return known[0]
 
-    def terms(self, provider: str, model: str, ts: int, tier: str | None = None) -> Terms | None:
-        """What the file says, without one's own prices; None: it doesn't know the model."""
-        name = self._names.get(provider, provider)
-        return self._file.terms(name, model, ts, self._file.tier(name, tier))
+    def span_at(
+        self, provider: str, model: str, ts: int, upstream: str | None = None, tier: str | None = None
+    ) -> tuple[Price | None, int, int]:
+        """The same, with the moments between which it surely holds (EVER: no such moment)."""
+        return self._look_up((provider, model, tier, upstream, None), ts)
 
     def _look_up(self, key: _Key, ts: int) -> tuple[Price | None, int, int]:
         provider, model, word, upstream, asked = key

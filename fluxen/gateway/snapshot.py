@@ -44,7 +44,7 @@ class Snapshot:
     key_sets: Mapping[str, bytes] = field(default_factory=dict)
     """What the issuers' public keys were read from, by `source_of`."""
     prices: PriceBook = field(default_factory=PriceBook.shipped)
-    price_file: bytes | None = None
+    price_file: bytes | None = field(default=None, repr=False)
     """The price book of the data folder, where there is one."""
 
     @property

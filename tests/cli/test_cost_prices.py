@@ -115,6 +115,8 @@ def test_prices_of_ones_own_are_shown_where_they_hold(fluxen: Fluxen, config: Pa
     assert {one["upstream"] for one in later} == {"openai"}
     (standard,) = (one for one in later if one["tier"] == "standard")
     assert standard["usd_per_million_tokens"]["input"] == "7" and standard["billed_share"] == "0.85"
+    assert (standard["since"], standard["until"]) == ("2030-01-01T00:00:00Z", None)
+    assert (own["since"], own["until"]) == (None, "2030-01-01T00:00:00Z")
 
 
 def test_a_model_in_nobodys_list_has_the_price_one_gave_it(fluxen: Fluxen, config: Path) -> None:

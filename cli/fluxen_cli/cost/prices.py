@@ -80,10 +80,10 @@ def show(
 
 
 def _moment(text: str | None) -> datetime:
-    from fluxen.config.values import parse_moment
-
     if text is None:
         return datetime.now(UTC)
+    from fluxen.config.values import parse_moment
+
     try:
         return parse_moment(text)
     except ValueError as error:

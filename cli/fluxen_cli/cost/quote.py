@@ -154,11 +154,9 @@ def _tiers(
         tiers += one.tiers_of(listed)
     for tier in tiers:
         word = None if tier == STANDARD else tier
-        price = book.find_at(provider, model, ts, upstream or None, word)
+        price, since, until = book.span_at(provider, model, ts, upstream or None, word)
         if price is None:
             continue
-        terms = book.terms(provider, model, ts, word)
-        since, until = EVER if terms is None else (terms.since, terms.until)
         yield Quote(provider, upstream, listed_by, tier, price, _time(since), _time(until))
 
 
