@@ -17,6 +17,7 @@ from fluxen.providers.answer import UNREADABLE
 
 LONGEST: Final = 16 * 1024  # bytes; more is no such event
 
+_EMPTY_LINE: Final = (b"\n\n", b"\r\n\r\n")
 _END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
 _IDLE: Final = re.compile(rb"(?::[^\r\n]*(?:\r\n|\n|\r)|\r\n|\n|\r)*")  # lines that may stand between two events
 _LINE: Final = re.compile(rb"\r\n|\n|\r")
@@ -48,7 +49,7 @@ class Sieve:
 
     def feed(self, data: bytes) -> bytes:
         held = self._held
-        if not held and data.endswith(b"\n\n") and self._edge is None and not self._swallow:
+        if not held and data.endswith(_EMPTY_LINE) and self._edge is None and not self._swallow:
             if _NO_CHOICES.search(data) is None:
                 return data  # whole events, as they mostly come
         elif self._swallow and data:
@@ -72,14 +73,14 @@ class Sieve:
             between = _IDLE.match(data, at)
             if between is not None:
                 at = between.end()
-            found = _END.search(data, max(at, known))
-            if found is None:
+            end = _end(data, max(at, known))
+            if end < 0:
                 break
-            if _is_usage(data[at : found.end()]):
+            if _is_usage(data[at:end]):
                 kept.append(data[start:at])
-                start = found.end()
+                start = end
                 self._swallow = start == len(data) and data.endswith(b"\r")
-            at = found.end()
+            at = end
         if len(data) - at > LONGEST:
             self._held, self._edge = b"", data[-3:]
             at = len(data)
@@ -94,13 +95,22 @@ class Sieve:
         """More of an event that is passed on unseen, and what is behind it."""
         edge = self._edge or b""
         seen = edge + data
-        found = _END.search(seen)
-        if found is None:
+        end = _end(seen, 0)
+        if end < 0:
             self._edge = seen[-3:]
             return data, b""
         self._edge = None
-        cut = max(0, found.end() - len(edge))
+        cut = max(0, end - len(edge))
         return data[:cut], data[cut:]
+
+
+def _end(data: bytes, start: int) -> int:
+    """Where the first event ends whose empty line is behind `start`; -1: not here."""
+    if data.find(b"\r", start) < 0:  # a regular expression is ten times slower
+        at = data.find(b"\n\n", start)
+        return at + 2 if at >= 0 else -1
+    found = _END.search(data, start)
+    return -1 if found is None else found.end()
 
 
 def _is_usage(event: bytes) -> bool:

@@ -194,11 +194,12 @@ class _Head(AnswerHead):
     __slots__ = ("_chunked", "_ours")
 
     def __init__(self, head: AnswerHead, *, framing: bool = False, until_eof: bool = False) -> None:
-        super().__init__(head._raw)
+        for name in AnswerHead.__slots__:  # what is known of it need not be found out again
+            setattr(self, name, getattr(head, name))
         self._ours = framing
         self._chunked = framing and not until_eof
         if framing:
-            self._cuts += [found.span() for found in _BODY.finditer(self._raw)]
+            self._cuts = [*self._cuts, *(found.span() for found in _BODY.finditer(self._raw))]
 
     @property
     def encoded(self) -> bool:

@@ -9,7 +9,9 @@ is the median over its windows, a ratio is the median over the rounds. Absolute 
     full    keys, route, peek, both journal lines, timeouts armed, metering, cost: a chat completion
     heads   the same, each request with a head that was never seen before
     stream  CPU per chunk of 40 streams of 100 chunks a second
+    exact   the same on a unified route, where Fluxen asks for the usage and keeps the event with it back
     idle    memory per open stream of which one chunk was relayed
+    quiet   the same on a unified route
 
 Fluxen is measured without a line for each request, and, in `full` and `heads`, also with what costs something more:
 
@@ -61,7 +63,9 @@ UNITS = {
     "full": ("cpu_us", "CPU µs per request, full work"),
     "heads": ("cpu_us", "CPU µs per request, new heads"),
     "stream": ("cpu_us", "CPU µs per chunk"),
+    "exact": ("cpu_us", "CPU µs per chunk, exact"),
     "idle": ("bytes", "bytes per idle stream"),
+    "quiet": ("bytes", "bytes per idle stream, exact"),
 }
 _CHOICE = {
     "index": 0,
@@ -243,10 +247,10 @@ class Bench:
 
     def measure(self, what: str, proxy: str) -> dict[str, float]:
         """One window."""
-        if what == "stream":
-            return self._stream(proxy)
-        if what == "idle":
-            return self._idle(proxy)
+        if what in ("stream", "exact"):
+            return self._stream(proxy, what == "exact")
+        if what in ("idle", "quiet"):
+            return self._idle(proxy, what == "quiet")
         kind = "application/octet-stream" if what == "relay" else "application/json"
         path = "/v1/chat/completions" if what != "relay" else "/openai/v1/files"
         self._wrk(proxy, path, kind, what == "heads", 0.5)
@@ -283,11 +287,12 @@ class Bench:
             raise SystemExit(f"wrk failed on {proxy}: {out}")
         return json.loads(found[7:])  # type: ignore[no-any-return]
 
-    def _path(self, proxy: str) -> str:
-        return "/stream/v1/chat/completions" if is_fluxen(proxy) else "/stream"
+    def _path(self, proxy: str, exact: bool) -> str:
+        unified = "/v1/chat/completions" if exact else "/stream/v1/chat/completions"
+        return unified if is_fluxen(proxy) else "/stream"
 
-    def _stream(self, proxy: str) -> dict[str, float]:
-        path = self._path(proxy) + "?n=200&every_ms=10"
+    def _stream(self, proxy: str, exact: bool) -> dict[str, float]:
+        path = self._path(proxy, exact) + "?n=200&every_ms=10"
         script = str(HERE / "load.py")
         client = pinned(0, [sys.executable, script, "stream", str(PORTS[proxy]), path, "40", str(self.seconds)])
         assert client.stdout is not None
@@ -303,8 +308,8 @@ class Bench:
             "errors": result["bad"] + result["lost"],
         }
 
-    def _idle(self, proxy: str) -> dict[str, float]:
-        path = self._path(proxy) + "?n=2&hold_ms=60000"
+    def _idle(self, proxy: str, exact: bool) -> dict[str, float]:
+        path = self._path(proxy, exact) + "?n=2&hold_ms=60000"
         script = str(HERE / "load.py")
         client = pinned(0, [sys.executable, script, "hold", str(PORTS[proxy]), path, "1000", str(self.pids[proxy])])
         out, _ = client.communicate(timeout=120)
@@ -348,7 +353,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--json", type=Path)
     options.add_argument("--only", default=",".join(PORTS))
-    options.add_argument("--what", default="relay,full,heads,stream,idle")
+    options.add_argument("--what", default="relay,full,heads,stream,exact,idle,quiet")
     chosen = options.parse_args()
     tools = ("nginx", "wrk", "taskset")
     missing = [tool for tool in tools if shutil.which(tool) is None and not Path(f"/usr/sbin/{tool}").exists()]
@@ -362,7 +367,7 @@ def main() -> None:
     }
     with started(proxies, chosen.seconds) as bench:
         for what in kinds:
-            for number in range(1 if what == "idle" else chosen.rounds):
+            for number in range(1 if what in ("idle", "quiet") else chosen.rounds):
                 for proxy in rounds[what]:
                     result = bench.measure(what, proxy)
                     rounds[what][proxy].append(result)

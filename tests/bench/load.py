@@ -17,6 +17,8 @@ import uvloop
 
 _MESSAGE = {"role": "user", "content": "lorem ipsum dolor sit amet " * 78}
 MODEL_BODY = json.dumps({"model": "gpt-4o-mini", "stream": True, "messages": [_MESSAGE]}).encode()
+ELSEWHERE = MODEL_BODY.replace(b"gpt-4o-mini", b"none")
+"""For the upstream that streams, where the model decides which."""
 HEADERS = {
     "Host": "127.0.0.1",
     "Accept": "application/json",
@@ -40,6 +42,10 @@ HEADERS = {
 def request(path: str, body: bytes = MODEL_BODY) -> bytes:
     lines = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
     return f"POST {path} HTTP/1.1\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def body_for(path: str) -> bytes:
+    return ELSEWHERE if path.startswith("/v1/") else MODEL_BODY
 
 
 class Client(asyncio.Protocol):
@@ -81,7 +87,7 @@ def fresh() -> dict[str, int]:
 
 
 async def stream(port: int, path: str, connections: int, seconds: float) -> None:
-    loop, state, raw = asyncio.get_running_loop(), fresh(), request(path)
+    loop, state, raw = asyncio.get_running_loop(), fresh(), request(path, body_for(path))
     for _ in range(connections):
         await loop.create_connection(lambda: Client(raw, state), "127.0.0.1", port)
         await asyncio.sleep(0.002)
@@ -101,7 +107,7 @@ def resident(pid: int) -> int:
 
 
 async def hold(port: int, path: str, connections: int, pid: int) -> None:
-    loop, state, raw = asyncio.get_running_loop(), fresh(), request(path)
+    loop, state, raw = asyncio.get_running_loop(), fresh(), request(path, body_for(path))
     transports = []
 
     async def more(count: int) -> int:
