@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -18,7 +19,8 @@ import msgspec
 from fluxen.analyzer.texts import decoded
 
 _BROKEN: Final = re.compile(
-    rb'"(?:text|content|arguments|partial_json|thinking|reasoning_content|delta|response)"\s*:\s*"'
+    rb'"(?:text|content|arguments|partial_json|thinking|reasoning_content|delta|response)"\s*:\s*"((?:[^"\\]|\\.)*+)',
+    re.DOTALL,
 )
 _DEPTH: Final = 32
 
@@ -52,12 +54,12 @@ class Said(msgspec.Struct):
 
     def add(self, kind: str, place: Any, text: Any) -> None:
         if isinstance(text, str) and text:
-            self.texts.setdefault((kind, place), []).append(text)
+            self.texts.setdefault((kind, _key(place)), []).append(text)
 
     def add_final(self, kind: str, place: Any, text: Any) -> None:
         """Said again as a whole at the end of a stream that also sends it piece by piece."""
         if isinstance(text, str) and text:
-            self.finals.setdefault((kind, place), []).append(text)
+            self.finals.setdefault((kind, _key(place)), []).append(text)
 
     def of(self, kind: str) -> list[str]:
         """The texts of a kind, each whole."""
@@ -74,6 +76,15 @@ class Said(msgspec.Struct):
 
     def _all(self) -> Iterator[tuple[tuple[str, Any], list[str]]]:
         return iter((self.texts or self.finals).items())
+
+
+def _key(place: Any) -> Any:
+    """What stands there may be any JSON."""
+    try:
+        hash(place)
+    except TypeError:
+        return repr(place)
+    return place
 
 
 def read_said(answer: Answer) -> Said:
@@ -106,8 +117,9 @@ def read_said(answer: Answer) -> Said:
 
 def _events(piece: bytes, begins: bool) -> Iterator[tuple[Any, int]]:
     """(JSON value, bytes it took on the wire) of each whole event."""
-    if begins and _framed(piece):
-        yield from _frames(piece)
+    start = _framed(piece, begins)
+    if start is not None:
+        yield from _frames(piece, start)
         return
     if piece[:64].lstrip()[:1] == b"[":
         yield from _elements(piece)
@@ -143,13 +155,25 @@ def _elements(piece: bytes) -> Iterator[tuple[Any, int]]:
         at = end
 
 
-def _framed(piece: bytes) -> bool:
-    """Whether AWS event stream frames begin here."""
-    return len(piece) >= 16 and piece[:1] == b"\0" and 16 <= int.from_bytes(piece[:4], "big") <= 1 << 24
+def _framed(piece: bytes, begins: bool) -> int | None:
+    """Where AWS event stream frames begin: 4 bytes of length, 4 of the headers' length, their checksum."""
+    if begins or piece[:5] in (b"data:", b"event"):
+        return 0 if _frame_at(piece, 0) else None
+    found = piece.find(b"\0\0")
+    while 0 <= found < len(piece) - 16:
+        if _frame_at(piece, found):
+            return found
+        found = piece.find(b"\0\0", found + 1)
+    return None
 
 
-def _frames(piece: bytes) -> Iterator[tuple[Any, int]]:
-    at = 0
+def _frame_at(piece: bytes, at: int) -> bool:
+    if len(piece) < at + 16 or piece[at] != 0:
+        return False
+    return zlib.crc32(piece[at : at + 8]) == int.from_bytes(piece[at + 8 : at + 12], "big")
+
+
+def _frames(piece: bytes, at: int) -> Iterator[tuple[Any, int]]:
     while at + 16 <= len(piece):
         size = int.from_bytes(piece[at : at + 4], "big")
         headers = int.from_bytes(piece[at + 4 : at + 8], "big")
@@ -168,18 +192,11 @@ def _frames(piece: bytes) -> Iterator[tuple[Any, int]]:
 def _broken(piece: bytes, said: Said) -> None:
     """The strings under the names that models' texts have, of JSON that is cut off."""
     for number, found in enumerate(_BROKEN.finditer(piece)):
-        end = found.end()
-        while True:
-            end = piece.find(b'"', end)
-            if end < 0:
-                end = len(piece)
-                break
-            slashes = len(piece[:end]) - len(piece[:end].rstrip(b"\\"))
-            if slashes % 2 == 0:
-                break
-            end += 1
-        text = _quick(b'"' + piece[found.end() : end].rstrip(b"\\") + b'"')
-        said.add("text", number, text)
+        text = found[1]
+        written = _quick(b'"%s"' % text)
+        for end in range(1, 12) if found.end() == len(piece) else ():  # half an escape, or half a character
+            written = written or _quick(b'"%s"' % text[:-end])
+        said.add("text", number, written)
 
 
 # ------------------------------------------------------------------------------------------ shapes

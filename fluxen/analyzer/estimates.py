@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -14,12 +15,12 @@ from fluxen.analyzer.ranks import ENCODINGS, packed_ranks
 from fluxen.analyzer.texts import Prompt, read_prompt
 from fluxen.analyzer.tokens import tokenizer
 
-__all__ = ["Answer", "Estimate", "estimate", "estimate_prompt", "hold", "warm"]
+__all__ = ["Answer", "Estimate", "estimate", "hold", "warm"]
 
 _GAP_ERROR = 0.1  # more, of an answer of which the middle is not known
 _ROUGH_INPUT = 0.6  # half the 95 % band of a prompt of which only the length is known
 _BYTES_PER_TOKEN = 4  # of a JSON body
-_NOT_TEXT = {"embeddings", "rerank", "moderations"}
+_NOT_GENERATED = ("embeddings", "embed", "embedContent", "batchEmbedContents", "rerank", "moderations")
 
 
 class Estimate(msgspec.Struct, frozen=True, gc=False):
@@ -49,13 +50,13 @@ def estimate(
     asked = read_prompt(request) if isinstance(request, bytes) else None
     family = family_of(model or (asked.model if asked is not None else None), dialect)
     count = tokenizer(family.encoding).estimate
+    size = len(request) if isinstance(request, bytes) else request or 0
+    before, before_error = math.ceil(size / _BYTES_PER_TOKEN), _ROUGH_INPUT if size else 0.0
     if asked is not None:
-        before, before_error = prompt_tokens(family, endpoint, asked, count)
-    else:
-        size = len(request) if isinstance(request, bytes) else request or 0
-        before, before_error = math.ceil(size / _BYTES_PER_TOKEN), _ROUGH_INPUT if size else 0.0
+        with contextlib.suppress(RecursionError):  # JSON that is nested beyond what can be written again
+            before, before_error = prompt_tokens(family, endpoint, asked, count)
     after, reasoning, after_error = 0, 0, 0.0
-    if answer is not None and not endpoint.endswith(tuple(_NOT_TEXT)):
+    if answer is not None and not endpoint.endswith(_NOT_GENERATED):
         after, reasoning, after_error = _answered(family, endpoint, asked, answer, count)
     whole = before + after
     error = (before * before_error + after * after_error) / whole if whole else 0.0
@@ -88,8 +89,3 @@ def hold() -> None:
 
     for encoding in ENCODINGS:
         packed_ranks(encoding)
-
-
-def estimate_prompt(model: str | None, request: bytes, dialect: str = "openai", endpoint: str = "") -> Estimate:
-    """The same for a request that was not sent: its input only."""
-    return estimate(dialect, endpoint, model, request, None)

@@ -43,7 +43,7 @@ def prompt_tokens(family: Family, endpoint: str, asked: Prompt, count: Count) ->
     """(input tokens, half the 95 % band as a part of them)."""
     counted = _Counted(count)
     plain = endpoint.endswith(("/embeddings", "/completions")) and not endpoint.endswith("/chat/completions")
-    if plain or not asked.known or "embed" in endpoint.lower():
+    if plain or not asked.known or "embed" in f"{endpoint}{asked.model}".lower():
         tokens = sum(map(counted, asked.texts)) * family.factor
     elif exact(family):
         tokens = _openai(family, endpoint, asked, counted)

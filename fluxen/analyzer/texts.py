@@ -76,9 +76,16 @@ class Prompt(msgspec.Struct):
 
 
 def read_prompt(body: bytes) -> Prompt | None:
-    """None if the body is no JSON object."""
+    """None if the body is no JSON object, or one that is nested too deep."""
     asked = decoded(body)
-    return _Reader(asked).prompt if isinstance(asked, dict) else None
+    return _read(asked) if isinstance(asked, dict) else None
+
+
+def _read(asked: dict[str, Any]) -> Prompt | None:
+    try:
+        return _Reader(asked).prompt
+    except RecursionError:
+        return None
 
 
 def read_request(body: bytes) -> Prompt | None:
@@ -90,7 +97,7 @@ def read_request(body: bytes) -> Prompt | None:
         asked = asked["params"]
     if not isinstance(asked, dict) or not _REQUEST & asked.keys():
         return None
-    return _Reader(asked).prompt
+    return _read(asked)
 
 
 def as_prompt(text: str) -> Prompt:

@@ -111,7 +111,8 @@ class Tokenizer:
                             if self._merged > UNUSUAL:
                                 return None
                             count = _merged(data, ranks_of)
-                        known[piece] = count
+                        if len(piece) <= _SHORT:
+                            known[piece] = count
                     total += count
             if len(known) > _REMEMBERED:
                 known.clear()

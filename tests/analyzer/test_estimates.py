@@ -319,6 +319,15 @@ def test_a_gap_is_filled_in_proportion() -> None:
     assert kept.output_error > exact.output_error
 
 
+def test_a_gap_in_binary_frames() -> None:
+    whole = b"".join(frame({"contentBlockIndex": 0, "delta": {"text": word}}) for word in WORDS)
+    exact = estimate("bedrock", "/model/{model}/converse-stream", "nova", None, Answer(whole, streamed=True))
+    answer = Answer(whole[:8192], whole[-16384:], len(whole), True)
+    kept = estimate("bedrock", "/model/{model}/converse-stream", "nova", None, answer)
+    assert len(read_said(answer).of("text")[0].split()) > 150
+    assert abs(kept.output - exact.output) <= 0.1 * kept.output
+
+
 def test_a_call_of_a_tool_is_counted() -> None:
     first = {"index": 0, "id": "1", "function": {"name": "get_weather", "arguments": ""}}
     call = [first, *({"index": 0, "function": {"arguments": part}} for part in ('{"ci', 'ty": "Paris"}'))]
@@ -415,12 +424,21 @@ def test_an_unknown_name_is_of_its_dialects_family() -> None:
 
 # ------------------------------------------------------------------------------------------ hostile
 
-scalars = st.one_of(st.none(), st.booleans(), st.integers(-9, 2**70), st.floats(), st.text(max_size=20))
+KINDS = (
+    "text function_call function_call_output tool_use tool_result image input_image file thinking reasoning message "
+    "response.output_text.delta response.output_item.added response.completed content_block_start content_block_delta "
+    "text-generation content-delta tool json_schema object array string user assistant system"
+)
+scalars = st.one_of(
+    st.sampled_from(KINDS.split()), st.none(), st.booleans(), st.integers(-9, 2**70), st.floats(), st.text(max_size=20)
+)
 names = st.sampled_from(
     ["messages", "content", "role", "parts", "text", "tools", "function", "parameters", "properties",
      "image_url", "type", "input", "tool_calls", "arguments", "name", "functionCall", "toolUse", "source",
      "data", "model", "system", "items", "choices", "delta", "output", "candidates", "message", "usage",
-     "$ref", "$defs", "anyOf", "enum", "max_tokens"]
+     "$ref", "$defs", "anyOf", "enum", "max_tokens", "index",
+     "item_id", "contentBlockIndex", "call_id", "tool_call_id", "tool_use_id", "required", "default", "summary", "item",
+     "response", "tool_results", "functionDeclarations", "toolConfig", "response_format", "schema", "bytes"]
 )  # fmt: skip
 documents = st.recursive(
     scalars,
@@ -462,6 +480,13 @@ def test_deep_wide_and_endless_json() -> None:
     """Nested beyond any parser's limit; schemas that refer to themselves, many times over; thousands of events."""
     deep = b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     assert estimate("openai", CHAT, "gpt-4o", deep, None).input >= 0
+    for depth in (200, 500, 900, 5000):
+        inner = b'{"properties": {"a": ' * depth + b"1" + b"}}" * depth
+        for body in (b'{"tools": [{"name": "f", "parameters": %s}]}', b'{"messages": [{"content": [{"json": %s}]}]}'):
+            assert estimate("openai", CHAT, "gpt-4o", body % inner, None).input > 0
+        read_said(Answer(b'{"output": [%s]}' % inner))
+    quotes = b'{"choices": [{"message": {"content": "' + b'\\"' * 200_000
+    assert estimate("openai", CHAT, "gpt-4o", None, Answer(quotes, b"", len(quotes))).output > 1000
     node = {"type": "object", "properties": {f"p{n}": {"$ref": "#/$defs/n"} for n in range(60)}}
     tool = {
         "name": "f",
