@@ -65,6 +65,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/bench/keys.py
 	$(BIN)/python tests/bench/ledger.py
 	$(BIN)/python tests/bench/analyzer.py
+	$(BIN)/python tests/bench/counting.py
 
 # Everything a release consists of, in dist/: the executable as one file and as a folder, a Debian package, wheel, licences,
 # bill of materials, sums. As root with mmdebstrap it is made in an old Debian, so that older systems run it.
