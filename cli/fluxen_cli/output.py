@@ -32,7 +32,7 @@ WRAP = 40
 UNBOUNDED = 100_000
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_MARKDOWN = re.compile(r"[\\`*_{}\[\]()#|~!]")
+_MARKDOWN = re.compile(r"[\\`*\[\]|~]|(?<!\w)_|_(?!\w)|^[+#-](?= )")
 _SMALLEST = Decimal("0.000001")
 
 Rows = Sequence[Sequence[object]]

@@ -33,6 +33,7 @@ _NUMBER: Final = re.compile(r"\$?([0-9]{1,18}(?:\.[0-9]{1,12})?|\.[0-9]{1,12})(k
 _FACTORS: Final = {"k": 1_000, "M": 1_000_000, "s": 1_000, "ms": 1, None: 1}
 _TYPES: Final = {column.name: column.type for column in COLUMNS}
 _LONGEST: Final = 4096
+_LARGEST: Final = 10**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +236,10 @@ def _value(of: Field, marked: _Marked) -> Value:
     if found is None or (found[2] is not None and (found[2] in ("ms", "s")) is not timed):
         units = "; 500ms and 2s are times" if timed else "; 10k and 2M are thousands and millions"
         raise QueryError(f"'{of.name}' is a number, not '{text}'", hint=f"digits, at most 12 after the point{units}")
-    return Value(Decimal(found[1]) * _FACTORS[found[2]])
+    number = Decimal(found[1]) * _FACTORS[found[2]]
+    if number >= _LARGEST:
+        raise QueryError(f"'{of.name}': {text} is too large", hint=f"less than {_LARGEST:,}")
+    return Value(number)
 
 
 def _like(character: str, literal: bool) -> str:

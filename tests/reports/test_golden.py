@@ -18,6 +18,7 @@ from reports.sample import ROWS, write
 from fluxen.analyzer.prices import PriceBook
 from fluxen.config.prices import PriceEntry
 from fluxen.ledger.reader import Reader
+from fluxen.reports.dimensions import DIMENSIONS
 from fluxen.reports.named import REPORTS
 from fluxen.reports.report import Question, Report, answer, ask
 from fluxen.reports.savings import Savings
@@ -118,6 +119,24 @@ def test_duckdb(ledger: Path, case: str) -> None:
 def test_postgres(server: Postgres, case: str) -> None:
     name, question = CASES[case]
     assert told(answer(server, REPORTS[name], question, savings() if name == "cache" else None)) == golden(case)
+
+
+def test_every_dimension_and_kind_of_filter(ledger: Path, server: Postgres) -> None:
+    """Each as the embedded ledger has it, and as the rows themselves say."""
+    for name in (*DIMENSIONS, "tag:customer"):
+        question = Question((name,), zone=BERLIN, now=NOW)
+        assert told(ask(Reader(ledger), "costs", question)) == told(answer(server, REPORTS["costs"], question)), name
+    for text, count in (
+        ("model=gpt-?", 7), ("model!=gpt*|llama-3", 3), ("team=", 3), ("error!=,status<500", 5), ("cost>=0.125", 5),
+        ("cost=", 9), ("tokens>1k", 4), ("latency<=100ms", 6), ("stream=false", 1), ("tag:customer=o'*", 1),
+        ("tag:customer!=acme", 15), ("usage_error>0.05", 1), ("searches=2", 1), ('model="gpt-?"', 0),
+    ):  # fmt: skip
+        where = parse_where(text)
+        question = Question((), where=where, now=NOW)
+        here, there = ask(Reader(ledger), "costs", question), answer(server, REPORTS["costs"], question)
+        assert told(here) == told(there), text
+        assert (here.requests, text) == (sum(map(where.matches, ROWS)), text)
+        assert (here.requests, text) == (count, text)
 
 
 def test_the_summary_is_the_same_too(ledger: Path, server: Postgres) -> None:

@@ -166,6 +166,7 @@ def test_where_a_column_is_lacking_it_is_not_known(table: Table) -> None:
         ("cost=0.0000000000001", "not '0.0000000000001'"),
         ("cost=1s", "not '1s'"),
         ("latency=1k", "not '1k'"),
+        ("tokens>999999999999999999k", "too large"),
         ("stream=maybe", "true or false, not 'maybe'"),
         ('team="x', "ends within quotes"),
         ("team=x\\", "ends within an escape"),

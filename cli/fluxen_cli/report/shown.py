@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fluxen.reports.report import Report
 
 _BAR: Final = 16
-_COUNTED: Final = ("requests", "errors", "unknown_cost", "in_flight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ def emit(report: Report, asked: Asked) -> None:
         _emit_table(report, asked)
     lines = [*report.notes, *_compared(report, asked.zone)]
     if asked.form == "md":
-        output.emit("".join(f"\n{output.markdown(line)}\n" for line in lines))
+        output.emit("".join(["\n", *(f"* {output.markdown(line)}\n" for line in lines)]) if lines else "")
     else:
         for line in lines:
             output.note(output.visible(line))

@@ -65,7 +65,7 @@ def _emit(found: Summary, zone: tzinfo) -> None:
     output.emit(
         f"{told[:16].replace('T', ' ')} {zone_name(zone)}; compared with the same time of the day or month before\n\n"
     )
-    columns = ["", *(name for period in found.periods for name in (period.name, "change"))]
+    columns = ["", *(name for period in found.periods for name in (period.name.split()[-1], "change"))]
     lines: list[list[object]] = []
     tables = [_figures(period) for period in found.periods]
     for place, (name, _, _) in enumerate(tables[0]):
