@@ -63,7 +63,10 @@ export SOURCE_DATE_EPOCH
 # Only the two libraries and their headers. Certificates are looked for where Debian has them (Fluxen looks elsewhere, too).
 cd openssl
 apply openssl
-logged ./config shared no-tests no-legacy no-zlib no-ssl3 no-ssl3-method no-idea no-mdc2 no-rc5 enable-ktls \
+# What neither TLS 1.2 and 1.3 nor Python's hashlib can do without stays; -Os: the fast paths are in assembler anyway.
+unused=$(printf 'no-%s ' tests legacy zlib ssl3 ssl3-method idea mdc2 rc5 aria bf camellia cast cmp cms ct dsa dtls ec2m engine gost \
+    md4 nextprotoneg ocb rc2 rc4 rfc3779 rmd160 seed siv sm2 sm3 sm4 srp srtp ts weak-ssl-ciphers whirlpool)
+logged ./config shared $unused enable-ktls -Os \
     --prefix=/usr/local --libdir=lib --openssldir=/usr/lib/ssl -Wl,--build-id=none
 logged make -j"$(nproc)" build_generated
 logged make -j"$(nproc)" libcrypto.so libssl.so
@@ -79,9 +82,9 @@ apply python3.11
 # Debian's backport of CVE-2026-4224 makes this module use a header of the core, for which Debian's own build has a flag.
 printf '%s\n' '*shared*' 'pyexpat pyexpat.c -DPy_BUILD_CORE_MODULE -lexpat' \
     '*disabled*' _sqlite3 _tkinter _dbm _gdbm nis ossaudiodev spwd _crypt readline _curses _curses_panel _uuid >Modules/Setup.local
-logged ./configure --prefix=/usr/local --enable-shared --disable-test-modules --with-ensurepip=no \
+logged ./configure --prefix=/usr/local --enable-shared --disable-test-modules --without-doc-strings --with-ensurepip=no \
     --with-openssl=/usr/local --with-system-expat --with-system-ffi ${PGO:+--enable-optimizations} \
-    OPT="-DNDEBUG -fwrapv -O3 -Wall" CFLAGS=-fno-semantic-interposition LDFLAGS="-fno-semantic-interposition -Wl,--build-id=none"
+    OPT="-DNDEBUG -fwrapv -O2 -Wall" CFLAGS=-fno-semantic-interposition LDFLAGS="-fno-semantic-interposition -Wl,--build-id=none"
 logged make -j"$(nproc)" ${PROFILE_TASK:+PROFILE_TASK="$PROFILE_TASK"}
 if grep -A3 'Failed to build these modules' /build/log; then exit 1; fi
 logged make install

@@ -9,11 +9,13 @@ The result is read, corrected where a library has come or gone, and committed: `
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ HERE = Path(__file__).parent
 LOCK = HERE.parent / "requirements.lock"
 PACKAGES = ("libffi8", "libicu72", "libyaml-0-2")
 CRATES = ("cryptography", "pydantic-core")  # written in Rust: their wheels list what is in them
+UNLISTED = ("tiktoken",)  # written in Rust, without a list: the names of source files in the binary tell
 DUCKDB = "external/duckdb/third_party"
 NOT_LINUX = ("r-efi", "wasi", "wit-bindgen-rt")  # in the lists of crates, not in what is built for Linux
 
@@ -54,6 +57,8 @@ LINKED: dict[str, tuple[Library, ...]] = {
                 ("HTTP_PARSER_VERSION_MAJOR", "HTTP_PARSER_VERSION_MINOR", "HTTP_PARSER_VERSION_PATCH")),
     ),
     "pyyaml": (Library("libyaml", "MIT", "/usr/share/doc/libyaml-0-2/copyright"),),
+    "regex": (),
+    "tiktoken": (),
     "uvloop": (
         Library("libuv", "MIT AND ISC AND BSD-3-Clause", "vendor/libuv/LICENSE*", "vendor/libuv/include/uv/version.h",
                 ("UV_VERSION_MAJOR", "UV_VERSION_MINOR", "UV_VERSION_PATCH")),
@@ -101,12 +106,14 @@ def main() -> None:
     for name, libraries in sorted(LINKED.items()):
         version = locked[name]
         entries.append(f'[{name}]\nversion = "{version}"\n')
-        if not libraries and name not in CRATES:
+        if not libraries and name not in (*CRATES, *UNLISTED):
             continue
         entries[-1] += f'texts = "{name}.txt"\n'
         with tempfile.TemporaryDirectory() as scratch:
             source = fetch(name, version, Path(scratch))
-            texts = list(crates(source)) if name in CRATES else []
+            if name in UNLISTED:
+                entries[-1] += "".join(embedded(name, version, source))
+            texts = list(crates(source)) if name in (*CRATES, *UNLISTED) else []
             for library in libraries:
                 texts += [(f"{library.name}: {path.name}", read(path)) for path in files(library, source)]
                 said = version_of(library, source) or f"as of {name} {version}"
@@ -143,6 +150,33 @@ def version_of(library: Library, source: Path) -> str:
     text = next(source.glob(library.version)).read_text()
     numbers = [re.search(rf"define\s+{macro}\s+(\d+)", text) for macro in library.parts]
     return ".".join(found[1] for found in numbers if found)
+
+
+def embedded(name: str, version: str, source: Path) -> Iterator[str]:
+    """The crates in the wheel's binary as parts; `source` becomes a project that depends on exactly these."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", name]
+    subprocess.run([*pip, "--dest", str(source), f"{name}=={version}"], check=True)
+    (wheel,) = source.glob("*.whl")
+    found: set[tuple[str, str]] = set()
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.namelist():
+            if member.endswith(".so"):
+                paths = re.findall(
+                    rb"/registry/src/[^/]+/([a-z0-9_-]+?)-([0-9]+\.[0-9][0-9A-Za-z.+-]*)/", archive.read(member)
+                )
+                found |= {(crate.decode(), number.decode()) for crate, number in paths}
+    project = '[package]\nname = "parts"\nversion = "0.0.0"\nedition = "2021"\n[dependencies]\n'
+    project += "".join(
+        f'{crate} = {{ version = "={number}", default-features = false }}\n' for crate, number in sorted(found)
+    )
+    (source / "Cargo.toml").write_text(project)
+    (source / "src" / "lib.rs").write_text("")
+    subprocess.run(["cargo", "generate-lockfile", "--quiet"], cwd=source, check=True)
+    listed = subprocess.run(["cargo", "metadata", "--format-version=1"], cwd=source, check=True, capture_output=True)
+    licences = {(one["name"], one["version"]): one["license"] for one in json.loads(listed.stdout)["packages"]}
+    for crate, number in sorted(found):
+        licence = licences[crate, number].replace("/", " OR ")
+        yield f'[[{name}.parts]]\nname = "{crate}"\nversion = "{number}"\nlicence = "{licence}"\n'
 
 
 def crates(source: Path) -> Iterator[tuple[str, str]]:

@@ -139,7 +139,7 @@ def _licence(about: Message) -> str:
         return str(expression)
     classified = [str(line).rpartition(" :: ")[2] for line in about.get_all("Classifier", []) if "License ::" in line]
     names = [SPDX[line] for line in classified if line in SPDX]
-    stated = str(about["License"] or "").strip()
+    stated = str(about["License"] or "").strip().partition("\n")[0].removesuffix(" License")  # or the whole text
     if not names and (stated in SPDX or stated in SPDX.values()):
         names = [SPDX.get(stated, stated)]
     if not names:

@@ -138,7 +138,7 @@ def test_it_may_end_in_peace() -> None:
     assert instructions("STOPSIGNAL") == ["SIGTERM"]
     grace = COMPOSE["services"]["fluxen"]["stop_grace_period"]
     assert grace.endswith("s")
-    longest = Server().shutdown_timeout_ms / 1000 + supervisor._GRACE + supervisor._COMPACTOR_GRACE
+    longest = Server().shutdown_timeout_ms / 1000 + supervisor._GRACE + supervisor._OTHERS_GRACE
     assert int(grace[:-1]) >= longest
 
 

@@ -252,7 +252,7 @@ def test_ports_match(resources: dict[str, Manifest], container: Manifest, config
 def test_there_is_time_to_end_and_memory_to_live(pod: Manifest, container: Manifest, configuration: Path) -> None:
     server = loaded(configuration).config.server
     assert pod["terminationGracePeriodSeconds"] >= (
-        server.shutdown_timeout_ms / 1000 + supervisor._GRACE + supervisor._COMPACTOR_GRACE
+        server.shutdown_timeout_ms / 1000 + supervisor._GRACE + supervisor._OTHERS_GRACE
     )
     limit = container["resources"]["limits"]["memory"]
     assert limit.endswith("Gi")
