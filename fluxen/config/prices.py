@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -21,6 +22,7 @@ from fluxen.config.section import Section
 from fluxen.config.values import Moment, problem
 
 _EXACT_DIGITS = 15  # a number in YAML with so many digits is read as what is written
+_MOST_DIGITS = 40  # of a number in quotes; what is finer than anything billed is a mistake
 _LARGEST = Decimal(10**6)
 PICO = 10**12
 
@@ -39,8 +41,11 @@ def _decimal(value: object, what: str) -> Decimal:
         raise problem(f"expected {what}") from None
     if not number.is_finite():
         raise problem(f"expected {what}")
-    if isinstance(value, float) and len(number.as_tuple().digits) > _EXACT_DIGITS:
+    _, digits, exponent = number.as_tuple()
+    if isinstance(value, float) and len(digits) > _EXACT_DIGITS:
         raise problem("has more digits than a number in YAML keeps: put it in quotes")
+    if len(digits) > _MOST_DIGITS or not -_MOST_DIGITS <= int(exponent) <= _MOST_DIGITS:
+        raise problem(f"expected {what}, of at most {_MOST_DIGITS} digits")
     return number
 
 
@@ -48,7 +53,7 @@ def _dollars(value: object, unit: int, what: str) -> Decimal:
     number = _decimal(value, what)
     if not 0 <= number <= _LARGEST:
         raise problem(f"expected {what}, from 0 to {_LARGEST:,}")
-    if (number * unit) % 1:
+    if (Fraction(number) * unit).denominator != 1:
         raise problem(f"is finer than a pico-dollar: at most {len(str(unit)) - 1} digits after the point")
     return number
 
@@ -64,14 +69,14 @@ def _fee(value: object) -> Decimal:
 def _discount(value: object) -> Decimal:
     what = "a part from 0 to 1 such as 0.15, or a percentage such as 15%"
     if isinstance(value, str) and value.rstrip().endswith("%"):
-        number = _decimal(value.rstrip()[:-1], what) / 100
+        part = Fraction(_decimal(value.rstrip()[:-1], what)) / 100
     else:
-        number = _decimal(value, what)
-    if not 0 <= number <= 1:
+        part = Fraction(_decimal(value, what))
+    if not 0 <= part <= 1:
         raise problem(f"expected {what}")
-    if number.as_tuple().exponent < -12:  # type: ignore[operator]  # it is finite
+    if (part * PICO).denominator != 1:
         raise problem("has more than 12 digits after the point")
-    return number
+    return Decimal(int(part * PICO)).scaleb(-12).normalize()
 
 
 def _listed(value: object) -> object:

@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from fluxen.analyzer.cost import answer_cost, cost_of, price_of
 from fluxen.analyzer.prices import PriceBook
@@ -198,6 +199,11 @@ def test_amounts_are_what_is_written(written: str, pico: int) -> None:
     [
         ("{models: m, input: 0.0000001, output: 1}", "prices[0].input: is finer than a pico-dollar"),
         ("{models: m, input: 0.12345678901234567, output: 1}", "put it in quotes"),
+        ("{models: m, input: '2.0000000000000000000000000000000001', output: 1}", "finer than a pico-dollar"),
+        ("{models: m, input: '1e-1000040', output: 1}", "at most 40 digits"),
+        ("{models: m, input: '1e1000040', output: 1}", "at most 40 digits"),
+        ("{models: m, input: 1, discount: '33.33333333333333333333333333%'}", "more than 12 digits"),
+        ("{models: m, discount: '15.0000000000000000000000000000000000001%'}", "more than 12 digits"),
         ("{models: m, input: -1, output: 1}", "prices[0].input: expected dollars per million tokens"),
         ("{models: m, input: .inf, output: 1}", "prices[0].input: expected dollars per million tokens"),
         ("{models: m, input: NaN, output: 1}", "prices[0].input: expected dollars per million tokens"),
@@ -237,3 +243,23 @@ def test_what_can_not_be_meant_is_said(entry: str, said: str) -> None:
 def test_an_entry_that_never_counts_is_warned_of(text: str, warned: bool) -> None:
     warnings = load_bytes(f"prices:\n{text}".encode(), {"HOME": "/"}, None).warnings
     assert [("prices[1]: never counts" in line) for line in warnings] == [True] * warned
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.decimals().map(str),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=8), inner, max_size=2),
+    max_leaves=3,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(PriceEntry.model_fields)), _VALUES, max_size=6), st.text(max_size=12))
+def test_whatever_is_written_is_taken_or_told(fields: dict[str, object], model: str) -> None:
+    """Never a crash, neither when it is read nor when something is priced by it."""
+    try:
+        entry = PriceEntry.model_validate({"models": ["m*"], **fields})
+    except ValidationError:
+        return
+    own = PriceBook.shipped().with_own([entry])
+    for name in (model, "gpt-4o", "m"):
+        found = price_of(own.find_at("openai", name, micros(NOON), "u"), USAGE)
+        assert found.total is None or found.total >= 0
