@@ -34,7 +34,6 @@ class Named:
     """
 
     name: str
-    about: str
     by: tuple[str, ...]
     columns: tuple[str, ...]
     headline: str
@@ -48,7 +47,6 @@ _SPENT: Final = "sum(cost_usd)"
 
 COSTS: Final = Named(
     "costs",
-    "What was spent: requests, tokens and dollars.",
     ("model",),
     ("requests", "errors", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens", "cost_usd",
      "unknown_cost"),
@@ -59,7 +57,6 @@ COSTS: Final = Named(
 
 USAGE: Final = Named(
     "usage",
-    "What was used: tokens of every class, tool calls, and where the counts come from.",
     ("model",),
     ("requests", "reported", "estimated", "unknown_usage", "input_tokens", "cache_read_tokens",
      "cache_write_5m_tokens", "cache_write_1h_tokens", "output_tokens", "reasoning_tokens", "audio_tokens",
@@ -71,7 +68,6 @@ USAGE: Final = Named(
 
 MODELS: Final = Named(
     "models",
-    "What each model is worth: use, failures, price paid per request, speed.",
     ("model_asked", "upstream"),
     ("requests", "error_pct", "prompt_tokens", "output_tokens", "cost_usd", "unknown_cost", "usd_per_request",
      "latency_ms_p50", "last_seen"),
@@ -82,7 +78,6 @@ MODELS: Final = Named(
 
 KEYS: Final = Named(
     "keys",
-    "Who spent it: what each client key was used for, and when last.",
     ("key",),
     ("requests", "error_pct", "models", "prompt_tokens", "output_tokens", "cost_usd", "unknown_cost", "first_seen",
      "last_seen"),
@@ -93,7 +88,6 @@ KEYS: Final = Named(
 
 ERRORS: Final = Named(
     "errors",
-    "What failed: how often, at what rate, since when and until when.",
     ("status", "error", "upstream", "model_asked"),
     ("errors", "requests", "error_pct", "first_seen", "last_seen"),
     "errors",
@@ -127,7 +121,6 @@ def _rounded(value: Any, measured: str) -> object:
 
 LATENCY: Final = Named(
     "latency",
-    "How long it took: percentiles of first byte, whole answer, Fluxen's own part, and tokens a second.",
     ("model",),
     ("requests", *(f"{measured}_{figure}" for measured in MEASURED for figure in PERCENTILES)),
     "latency_ms_p95",
@@ -144,7 +137,6 @@ LATENCY: Final = Named(
 
 CACHE: Final = Named(
     "cache",
-    "What caches did: tokens read from providers' caches, what that saved, and our own cache.",
     ("model",),
     ("requests", "requests_with_reads", "prompt_tokens", "cache_read_tokens", "cache_write_tokens", "read_pct",
      "provider_saved_usd", "unknown_saving", "fluxen_hits", "fluxen_hit_pct", "fluxen_saved_usd"),
