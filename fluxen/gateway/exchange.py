@@ -24,15 +24,13 @@ from typing import TYPE_CHECKING, Final
 
 from fluxen.gateway.admission import Fault
 from fluxen.gateway.credentials import Credential
-from fluxen.gateway.dispatch import Dispatch
 from fluxen.gateway.form import Form
 from fluxen.gateway.head import AnswerHead
-from fluxen.gateway.intake import KEPT, SMALL
 from fluxen.gateway.meter import Meter, meter_for
 from fluxen.gateway.opening import LABEL, Opening
 from fluxen.gateway.own import answer_own
-from fluxen.gateway.questions import Counted
 from fluxen.gateway.reply import CONTINUE, reply
+from fluxen.gateway.silent import SMALL, Silent
 from fluxen.gateway.spliced import Splice
 from fluxen.gateway.withheld import withheld
 from fluxen.ledger.record import Begin, End, new_id
@@ -42,17 +40,12 @@ if TYPE_CHECKING:
     from fluxen.gateway.worker import Worker
 
 CLIENT_CLOSED: Final = 499  # as nginx logs it
-LONG_HEAD: Final = 128 * 1024
-"""Bytes kept of the beginning of a stream that will not tell its usage: mostly all of it."""
-ASKED: Final = b"include_usage"
-SILENT: Final = "/completions"
-"""What endpoints end in whose streams tell the usage only where they are asked to."""
 
 
-class Exchange(Dispatch):
+class Exchange(Silent):
     """One request. Made when its head is complete. length is that of its body, -1 when it comes in chunks."""
 
-    __slots__ = ("_breaks", "_deferred", "_end", "_ends_with_close", "_keep", "_last", "_relayed")
+    __slots__ = ("_breaks", "_deferred", "_ends_with_close", "_keep", "_last", "_relayed")
 
     def __init__(self, worker: Worker, client: Listener, opening: Opening, length: int) -> None:
         self._worker = worker
@@ -71,7 +64,7 @@ class Exchange(Dispatch):
         self._deferred: tuple[int, bytes, str | None, int | None, str] | None = None
         self._meter = None
         self._last: bytes | None = None  # the last of the answer, until its row is written
-        self._end: End | None = None  # the row, while what is missing is counted
+        self._end: End | None = None
         self._uncounted = None
         self._breaks = False  # the client's connection is to be broken once the row is written
         self._attempts = self._status = self._response_bytes = 0
@@ -330,51 +323,16 @@ class Exchange(Dispatch):
             self._worker.journal.end(self._logged(end))
         self._over()
 
+    def _completed(self, end: End) -> None:
+        if self._last is not None:
+            self._worker.commit(self)
+        else:
+            self._worker.journal.end(self._logged(end))
+            self._over()
+
     def _over(self) -> None:
         """The row is written."""
         self._let_go_of_body()
         self._meter = None
         if self._breaks:
             self._client.abort(self._ends_with_close)
-
-    # --- what no provider told
-
-    def _prepare(self, meter: Meter) -> None:
-        """A stream begins, which may end without a word of what was used."""
-        begin, body, worker = self._begin, self._body, self._worker
-        if begin is None or worker.accountant.input_told_first(begin):
-            self._let_go_of_body()
-            return
-        if self._reserved > SMALL:
-            self._hold_on()
-        asked = self._splice is not None and self._splice.asks
-        if asked or not body or not (begin.endpoint or "").endswith(SILENT) or any(ASKED in piece for piece in body):
-            return
-        worker.counting.warm(begin.dialect or "", begin.endpoint or "", begin.model_asked)
-        if worker.kept_bytes + LONG_HEAD <= KEPT:
-            meter.keep_more(LONG_HEAD)
-            worker.kept_bytes += LONG_HEAD
-            self._kept += LONG_HEAD
-
-    def _counts(self, end: End, *, complete: bool) -> bool:
-        """Have the counter asked for what is missing of a row. False: it stays as it is, for nobody can tell."""
-        assert self._uncounted is not None
-        asked = self._question(end, self._uncounted, complete)
-        if asked is None or not self._worker.counting.ask(*asked, self._counted):
-            return False
-        self._end = end
-        self._let_go_of_body()
-        return True
-
-    def _counted(self, counted: Counted | None) -> None:
-        """Here is the count, or there is none."""
-        end, reading, worker = self._end, self._uncounted, self._worker
-        assert end is not None
-        assert reading is not None
-        if counted is not None:
-            worker.accountant.estimated(end, self._upstream, reading, counted)
-        if self._last is not None:
-            worker.commit(self)
-        else:
-            worker.journal.end(self._logged(end))
-            self._over()

@@ -1,50 +1,34 @@
-"""A request's body on its way in: held until it is whole, within the memory there is, or passed on piece by piece.
-
-A held body may be needed once more when the answer has ended: if that does not tell what was used, it is counted. So
-it is held on to while the answer runs, as far as KEPT goes.
-"""
+"""A request's body on its way in: held until it is whole, within the memory there is, or passed on piece by piece."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fluxen.gateway.accountant import told_input
 from fluxen.gateway.admission import Fault
-from fluxen.gateway.questions import Question
 from fluxen.gateway.row import Row
-from fluxen.ledger.record import End
 
 if TYPE_CHECKING:
-    from fluxen.analyzer.usage import Reading
     from fluxen.gateway.upstream import UpstreamConnection
 
-KEPT: Final = 32 * 1024 * 1024
-"""Bytes of bodies that a worker holds on to while they are answered. Of more only the length is known."""
-SMALL: Final = 4 * 1024
-"""A body that is held on to in any case."""
-_NO_TEXT: Final = (b";base64,", b'"input_audio"', b'"inlineData"', b'"bytes"')
-"""In a body of which the length tells nothing."""
 PIECES: Final = 512  # of a held body, until they are joined
 
 
 class Intake(Row):
     """The body of one request, and where it goes."""
 
-    __slots__ = ("_body", "_connection", "_kept", "_length", "_loose", "_reserved", "_rough")
+    __slots__ = ("_body", "_connection", "_kept", "_length", "_loose", "_reserved")
 
     _body: list[bytes] | None
     """Its pieces as far as they are here; None when nobody needs them any more."""
     _connection: UpstreamConnection | None
     _kept: int
-    """Bytes of KEPT that are this one's."""
+    """Bytes of silent.KEPT that are this one's."""
     _length: int
     """-1 when it comes in chunks."""
     _loose: int
     """Pieces since the last were joined."""
     _reserved: int
     """Bytes of the memory for bodies that are this one's."""
-    _rough: int
-    """Bytes of a body that could not be held on to, if it was text; else 0."""
 
     def _hold(self, chunk: bytes) -> None:
         if self._body is not None:
@@ -73,40 +57,6 @@ class Intake(Row):
                 self._worker.kept_bytes -= self._kept
                 self._kept = 0
         self._body = None
-
-    def _hold_on(self) -> None:
-        """The answer begins: keep the body nevertheless, for it may have to be counted."""
-        worker, size, body = self._worker, self._reserved, self._body
-        if worker.kept_bytes + size <= KEPT:
-            worker.kept_bytes += size
-            self._kept += size
-            return
-        text = body is not None and not any(sign in piece for piece in body for sign in _NO_TEXT)
-        self._rough = size if text and self._opening.content_encoding is None else 0
-        self._let_go_of_body()
-
-    def _question(self, end: End, reading: Reading, complete: bool) -> tuple[Question, list[bytes]] | None:
-        """What is to be counted for a row, and the bytes; None where that can't be known. complete: the answer's end
-        came. What is counted is what was asked and what of the answer came: of a broken stream that is all there is,
-        of any other answer that is broken nobody knows what else was made of it."""
-        meter, opening = self._meter, self._opening
-        if meter is None or meter.failed or not self._answering or not 200 <= self._status < 300:
-            return None
-        whole = complete or meter.ended()
-        if not (whole or meter.streamed) or not self._worker.accountant.countable(end, reading, whole=whole):
-            return None
-        told = told_input(reading.usage)
-        body = self._body if opening.held and not told else None
-        if body is None and not told and self._length and not self._rough:
-            return None
-        size = sum(map(len, body)) if body else 0
-        encoding = None if opening.content_encoding is None else opening.content_encoding.decode("latin-1")
-        head, tail = meter.head(), meter.tail()
-        question = Question(
-            end.dialect or "", end.endpoint or "", reading.model or end.model_asked, 0.0, size,
-            0 if told else self._rough, encoding, len(head), len(tail), meter.total, meter.streamed,
-        )  # fmt: skip
-        return question, [*(body or ()), head, tail]
 
     @property
     def _repeatable(self) -> bool:
