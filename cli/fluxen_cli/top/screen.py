@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _KEYS: Final = "m model  k key  u upstream   1 minute  5 minutes  h hour   q quit"
 _ABOVE: Final = 9  # lines that are no group: title, windows, headings, rules, keys
+_ESCAPE: Final = re.compile("\x1b(\\[[0-9;]*[ -/]*[@-~]|O[ -~]|[ -~])?")
 _ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
 _SPARE: Final = ("in tok/s", "latency", "unknown $")  # left out on a narrow terminal, the first one first
 
@@ -40,12 +42,12 @@ def run(source: Source, interval: float, look: float) -> None:
             if now >= due or terminal.changed():
                 console.update_screen(draw(source.snapshot(time.time()), *console.size))
                 due = now + interval
-            pressed = terminal.key(min(look, max(0.0, due - time.monotonic())))
-            if pressed in ("q", "Q"):
-                return
+            for pressed in terminal.keys(min(look, max(0.0, due - time.monotonic()))):
+                if pressed == "q":
+                    return
+                if source.key(pressed):
+                    due = 0.0
             source.poll(time.time())
-            if pressed and source.key(pressed.lower()):
-                due = 0.0
 
 
 def draw(snapshot: Snapshot, width: int, height: int) -> Group:
@@ -120,8 +122,8 @@ class _Terminal:
         self._again = False
         return before != (self._size, False)
 
-    def key(self, seconds: float) -> str:
-        """A key that is pressed within so many seconds; '' for none, and for those that are more than a letter."""
+    def keys(self, seconds: float) -> str:
+        """What is typed within so many seconds, or until then; arrows and the like are left out."""
         watched = [self._stdin] if self._stdin >= 0 else []
         ready, _, _ = select.select(watched, [], [], seconds)
         if not ready:
@@ -129,7 +131,7 @@ class _Terminal:
         data = os.read(self._stdin, 64)
         if not data:  # nobody types here any more
             self._stdin = -1
-        return data.decode("ascii", "replace") if len(data) == 1 else ""
+        return _ESCAPE.sub("", data.decode("ascii", "replace")).lower()
 
     def _enter(self) -> None:
         if self._stdin >= 0:
