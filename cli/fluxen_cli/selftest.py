@@ -50,6 +50,7 @@ def _try(check: Check) -> tuple[bool, str]:
 def checks() -> Iterator[tuple[str, Check]]:
     yield "modules", _modules
     yield "data", _data
+    yield "ranks", _ranks
     yield "duckdb", _duckdb
     yield "time zones", _time_zones
     yield "brotli", _brotli
@@ -104,6 +105,20 @@ def _data() -> str:
     book = PriceBook.shipped()
     _require(book.version, "prices without a version")
     return f"{len(providers)} providers, prices {book.version}"
+
+
+def _ranks() -> str:
+    """Tokens are counted by our own loop, and by tiktoken where it is there."""
+    from fluxen.analyzer.ranks import ENCODINGS
+    from fluxen.analyzer.tokens import Tokenizer
+
+    for encoding in ENCODINGS:
+        counter = Tokenizer(encoding)
+        own = counter.count("Hello, world! 你好")
+        counter.warm()
+        _require(own == counter.count("Hello, world! 你好") > 4, f"{encoding} counted {own} tokens")
+    tables = "tiktoken._tiktoken" in sys.modules
+    return f"{', '.join(ENCODINGS)}{', tiktoken' if tables else ''}"
 
 
 def _duckdb() -> str:

@@ -85,7 +85,8 @@ def warm(dialect: str, model: str | None) -> None:
 def hold() -> None:
     """Import and read into memory all that will ever be needed from the installation: nothing is built yet."""
     import regex  # noqa: F401 - imported for later
-    import tiktoken  # noqa: F401 - imported for later
 
+    with contextlib.suppress(ImportError):  # one can do without
+        import tiktoken  # noqa: F401 - imported for later
     for encoding in ENCODINGS:
         packed_ranks(encoding)

@@ -171,6 +171,27 @@ def test_cut_keeps_every_character() -> None:
     assert all(len(part) <= 2 * RUN + 60 for part in parts)
 
 
+def test_without_tiktoken_the_counts_are_the_same(tmp_path: Path) -> None:
+    """An executable may leave it out. Also of what is too large for our own loop to be the choice."""
+    program = (
+        "import base64, sys\n"
+        "if sys.argv[1] == 'without': sys.modules['tiktoken'] = None\n"
+        "from fluxen.analyzer.tokens import Tokenizer\n"
+        "from fluxen.analyzer.estimates import hold\n"
+        "hold()\n"
+        "one = Tokenizer('o200k_base')\n"
+        "one.warm()\n"
+        "texts = ['hello world', 'words and ' * 150_000, base64.b64encode(bytes(range(256)) * 400).decode()]\n"
+        "print([one.count(text) for text in texts], 'tiktoken._tiktoken' in sys.modules)\n"
+    )
+    said = []
+    for how in ("with", "without"):
+        done = subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True)
+        said.append(done.stdout.split("]"))
+    assert said[0][0] == said[1][0]
+    assert (said[0][1], said[1][1]) == (" True\n", " False\n")
+
+
 def test_nothing_is_downloaded(tmp_path: Path) -> None:
     """With tiktoken's tables and without; in a process that may open no connection."""
     program = (
