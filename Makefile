@@ -37,7 +37,7 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tests/write_docs.py
 
-# SIGKILL to writers and compactors under load, at random and at every commit point, then to the processes of a whole
+# SIGKILL to writers, compactors and repricings under load, at random and at every commit point, then to the processes of a whole
 # gateway; counts what is missing or doubled.
 .PHONY: kill
 kill: $(VENV)/.installed

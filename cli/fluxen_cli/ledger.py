@@ -42,6 +42,7 @@ def verify(as_json: AsJson = False, data_dir: DataDir = None, config: ConfigFile
         "in_flight": found.in_flight,
         "lost": found.lost,
         "missing": found.missing,
+        "adjustments": found.adjustments,
         "files": found.files,
         "segments": found.segments,
         "quarantined": found.quarantined,
