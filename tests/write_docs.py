@@ -38,7 +38,7 @@ CONFIGURATION = ROOT / "docs" / "configuration.md"
 COMMANDS = (
     "", "init", "serve", "run", "demo", "report", "report costs", "report usage", "report models", "report keys",
     "report errors", "report latency", "report cache", "cost", "cost estimate", "cost prices",
-    "cost prices show", "cost prices update", "cost reprice", "sql", "validate", "reload", "config",
+    "cost prices show", "cost prices update", "cost reprice", "tail", "top", "sql", "validate", "reload", "config",
     "config diff", "config show", "health", "doctor", "ledger", "ledger verify", "ledger compact", "ledger export",
     "ledger backup", "ledger views", "keys", "keys create", "keys list", "keys show", "keys update", "keys rotate",
     "keys revoke", "keys import", "keys provider", "keys provider rotate", "keys provider list", "keys provider remove",
