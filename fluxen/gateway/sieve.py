@@ -50,8 +50,9 @@ class Sieve:
     def feed(self, data: bytes) -> bytes:
         held = self._held
         if not held and data.endswith(_EMPTY_LINE) and self._edge is None and not self._swallow:
-            if _NO_CHOICES.search(data) is None:
-                return data  # whole events, as they mostly come
+            # Whole events, as they mostly come, and mostly with nothing but lists of objects: then no list is empty.
+            if data.count(b"[") == data.count(b"[{") or _NO_CHOICES.search(data) is None:
+                return data
         elif self._swallow and data:
             self._swallow = False
             data = data.removeprefix(b"\n")

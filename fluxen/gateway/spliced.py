@@ -137,7 +137,7 @@ class Sifted(StandIn):
     """Takes the place of both for a stream of which an event is kept back. The exchange hears of bytes for the client,
     in the framing that the client can take."""
 
-    __slots__ = ("_chunked", "_connection", "_decoder", "_head", "_sieve")
+    __slots__ = ("_chunked", "_connection", "_decoder", "_head", "_sieve", "_simple")
 
     def __init__(self, exchange: Dispatch, connection: UpstreamConnection, decoder: Decoder | None) -> None:
         super().__init__(exchange)
@@ -146,6 +146,8 @@ class Sifted(StandIn):
         self._sieve = Sieve()
         self._head = b""
         self._chunked = False
+        self._simple = False
+        """From now on there is nothing to do but to take out and to frame."""
 
     def takes(self, status: int, head: AnswerHead, until_eof: bool) -> tuple[bytes, Meter | None, bool]:
         """From here on the answer is ours. Returns what is relayed for now, the body's meter, and that it is wanted
@@ -157,6 +159,11 @@ class Sifted(StandIn):
         return b"", meter, True
 
     def answer_data(self, data: bytes) -> None:
+        if self._simple:
+            out = self._sieve.feed(data)
+            if out:
+                self._exchange.answer_data(b"%x\r\n%b\r\n" % (len(out), out))
+            return
         ready = self._ready(data)
         if ready is None:
             self._connection.abandon()
@@ -185,6 +192,7 @@ class Sifted(StandIn):
             out = b"%x\r\n%b\r\n" % (len(out), out)
         if self._head:
             out, self._head = self._head + out, b""
+            self._simple = self._chunked and self._decoder is None
         return out
 
 
