@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 
 import msgspec
@@ -14,13 +13,14 @@ import pytest
 from cli.terminal import Terminal
 from gateway.conftest import environment
 from gateway.rig import Gateway, Upstream, answer, request
-from shared import Fluxen
+from shared import ROOT, Fluxen
 
 from fluxen.ledger import store
 from fluxen.ledger.adjuster import adjusting
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.reader import Reader
 from fluxen.ledger.record import End, new_id
+from fluxen_cli.cost.reprice import WORTH_A_BAR
 
 NOON = 1_795_348_800_000_000  # 2026-11-22T12:00:00Z in microseconds
 DAY = 86_400_000_000
@@ -183,7 +183,7 @@ def test_what_is_selected(fluxen: Fluxen, ledger: Path, args: tuple[str, ...], c
 
 
 def test_another_price_list(fluxen: Fluxen, ledger: Path, tmp_path: Path) -> None:
-    content = msgspec.json.decode(resources.files("fluxen.analyzer").joinpath("prices.json").read_bytes())
+    content = msgspec.json.decode((ROOT / "packaging" / "prices.json").read_bytes())
     content["version"] = "mine-1"
     (tmp_path / "mine.json").write_bytes(msgspec.json.encode(content))
     found = reprice(fluxen, "--yes", "--prices", "mine.json")
@@ -213,6 +213,18 @@ def test_a_person_is_asked(ledger: Path, clean_env: dict[str, str], tmp_path: Pa
     terminal.type(said)
     assert terminal.ends() == code
     assert (costs(ledger) == before) == (code != 0)
+
+
+def test_a_bar_shows_how_far_a_large_one_is(clean_env: dict[str, str], tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "data" / "ledger", "node", 0)
+    for place in range(WORTH_A_BAR):
+        assert journal.end(ended(NOON + place, "gpt-4o", 5))
+    journal.close()
+    command = [sys.executable, "-m", "fluxen_cli", "cost", "reprice", "--since", "2026-11-01", "--data-dir", "data"]
+    terminal = Terminal([*command, "--dry-run"], {**clean_env, "NO_COLOR": "1"}, tmp_path, columns=160)
+    terminal.wait_for(f"{WORTH_A_BAR}/{WORTH_A_BAR}")
+    assert terminal.ends() == 0
+    assert f"{WORTH_A_BAR:,} requests would be adjusted" in terminal.said
 
 
 def test_one_at_a_time(fluxen: Fluxen, ledger: Path) -> None:
