@@ -118,6 +118,48 @@ def test_a_held_folder_is_locked_and_can_be_removed(tmp_path: Path) -> None:
     os.close(other)
 
 
+COUNTS = """
+import os, sys, time
+from fluxen.analyzer.estimates import hold
+from fluxen.gateway import counter, questions, unpacked
+from fluxen.telemetry.log import Log
+
+lines = counter.Lines(1)
+life, held = os.pipe()
+if os.fork() == 0:
+    os.close(held)
+    lines.keep_only(None, counter=True)
+    hold()
+    def read(event, arguments):
+        if event == "import" or (event == "open" and not str(arguments[0]).startswith("/proc")):
+            os.write(1, f"{event} {arguments[0]}\\n".encode())
+    sys.addaudithook(read)
+    unpacked.keep(Log("counter"), lambda stop: counter.run(lines.of_counter, stop, Log("counter")), life)
+    os._exit(0)
+os.close(life)
+line = lines.of_worker(0)
+assert line.recv(100) == questions.HELLO
+due = time.monotonic() + 100
+for model in ("gpt-4o", "gpt-4o", "gpt-4"):
+    body = b'{"messages":[{"role":"user","content":"' + b"Hello, world. " * 50_000 + b'"}]}'
+    asked = questions.Question("openai", "/v1/chat/completions", model, due, len(body), 0, None, 2, 0, 2, False)
+    for message in questions.messages(9, asked, [body, b"{}", b""]):
+        line.send(message)
+    assert questions.read_begun(line.recv(2000)) == 9
+    number, counted = questions.read_counted(line.recv(2000))
+    assert counted.input > 100_000, counted
+os.close(held)
+lines.close()
+os.wait()
+"""
+
+
+def test_a_counter_needs_no_file_once_it_runs() -> None:
+    """Not for any encoding, nor for a text that tiktoken is to count: of a one-file executable they may be gone."""
+    done = subprocess.run([sys.executable, "-c", COUNTS], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr[-2000:]
+
+
 SPY = """
 import os, sys
 told = os.open(os.environ["IMPORTS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -135,6 +177,8 @@ upstreams:
 api_keys:
   static: [{{id: me, key: "{key}"}}]
 """
+ASKED = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"Hello"}]}'
+SAID = b'data: {"choices":[{"delta":{"content":"Hello"}}]}\n\ndata: [DONE]\n\n'
 ENCODED = {b"identity": OK_BODY, b"gzip": gzip.compress(OK_BODY), b"deflate": zlib.compress(OK_BODY),
            b"br": brotli.compress(OK_BODY), b"zstd": zstandard.compress(OK_BODY)}  # fmt: skip
 
@@ -157,12 +201,14 @@ def test_a_worker_imports_nothing_once_it_serves(tmp_path: Path, gateway: StartG
     stream = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\ndata: [DONE]\n\n'
     upstream.plays(lambda c, _: c.send(answer(stream, kind=b"text/event-stream")))
     assert server.ask(request(body=b'{"model":"m","stream":true}')).status == 200
+    upstream.plays(lambda c, _: c.send(answer(SAID, kind=b"text/event-stream")))
+    assert server.row(server.ask(request(body=ASKED)))["usage_source"] == "estimated"
     upstream.plays(lambda c, _: c.reset())
     assert server.ask(request()).status == 502
     assert server.ask(request(b"/nobody/v1/chat/completions")).status == 502
     assert server.ask(request(key=b"Authorization: Bearer wrong")).status == 401
     assert server.ask(request(b"/openai/%2e%2e/x")).status == 400
-    server.rows(at_least=len(ENCODED) + 3)
+    server.rows(at_least=len(ENCODED) + 4)
 
     worker = server.children()["worker 0"]
     late = imports.read_text().removeprefix(before)
