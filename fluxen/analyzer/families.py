@@ -54,9 +54,9 @@ class Family(msgspec.Struct, frozen=True, gc=False):
 _OTHER: Final = "other"
 
 _FAMILIES: Final = (
-    Family("gpt-3.5, gpt-4", Errors(0.17, 0.033, 0.2), "cl100k_base", images="gpt-4o"),
+    Family("gpt-3.5, gpt-4", Errors(0.17, 0.033, 0.16), "cl100k_base", images="gpt-4o"),
     Family("gpt-4o, gpt-4.1", Errors(0.063, 0.29, 0.5), images="gpt-4o"),
-    Family("gpt-5, o-series", Errors(0.02, 0.64, 65), images="gpt-5"),
+    Family("gpt-5, o-series", Errors(0.02, 0.64, 44), images="gpt-5"),
     Family("gpt-oss", Errors(0.055, 0.3, 0.045), base=62, message=5, tools=63, schemas=60, used=11, end=10),
     Family(
         "claude to 4.0", Errors(1.7, 0.35, 0.43), factor=1.11, base=3, message=4, call=60, tools=300, tool=1.1,

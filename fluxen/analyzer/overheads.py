@@ -22,8 +22,9 @@ UNSEEN: Final = 10.0  # half the band where the provider reads what is not in th
 _UNSEEN_FILE: Final = 1000  # tokens of a document, a recording or a film of unknown length
 _BYTES_OF_FILE: Final = 100  # bytes of one per token, beyond that
 _SEARCHES: Final = re.compile(r"compound|sonar|:online|search-preview|deep-research")  # models that look things up
-_CALL: Final = 8  # tokens of OpenAI's around a call's name and arguments
-_CALLS: Final = 12  # more, once, where there are several
+_CALL: Final = 7  # tokens of OpenAI's around a call's name and arguments
+_CALLS: Final = 12, 8  # where there are several: once, and around each
+_CHANNEL: Final = 4  # around a text of a model that thinks first
 
 
 class _Counted:
@@ -111,9 +112,11 @@ def answer_tokens(
     if calls and asked is not None and asked.forced:
         tokens += 1 - sum(map(counted, said.names))  # what it had to call is not said again
     elif calls:
-        tokens += _CALL * calls + (_CALLS if calls > 1 else 0)
-    if text and "/responses" in endpoint:
-        tokens += 4 if reasons(family) else 1
+        tokens += _CALL if calls == 1 else _CALLS[0] + _CALLS[1] * calls
+    if text and reasons(family):
+        tokens += _CHANNEL
+    elif text and "/responses" in endpoint:
+        tokens += 1
     if text and asked is not None and asked.tools:
         tokens += 1
     return tokens, reasoning, max(family.errors.output, counted.error)
