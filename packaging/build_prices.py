@@ -1,4 +1,5 @@
-"""Build the shipped price book, fluxen/analyzer/prices.json, from the genai-prices package of the environment.
+"""Build the price book from the genai-prices package of the environment: packaging/prices.json, which people can read
+and compare, and what is shipped of it, packed: fluxen/analyzer/prices.json.zst.
 
     python packaging/build_prices.py                  write the file
     python packaging/build_prices.py --check          exit 1 if the file is not what would be written
@@ -29,9 +30,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+import zstandard
 from genai_prices import data_snapshot, types
 
-TARGET = Path(__file__).resolve().parent.parent / "fluxen" / "analyzer" / "prices.json"
+TARGET = Path(__file__).with_name("prices.json")
+PACKED = Path(__file__).resolve().parent.parent / "fluxen" / "analyzer" / "prices.json.zst"
 VARIANTS = Path(__file__).with_name("price_variants.yaml")
 
 # Unit of the source: class of ours.
@@ -247,8 +250,10 @@ def main() -> int:
     wanted = arguments.parse_args()
     new = shipped()
     if wanted.check:
-        return 0 if wanted.output.read_bytes() == new else 1
+        return 0 if wanted.output.read_bytes() == new == zstandard.decompress(PACKED.read_bytes()) else 1
     wanted.output.write_bytes(new)
+    if wanted.output == TARGET:
+        PACKED.write_bytes(zstandard.compress(new, 19))
     print(f"{wanted.output}: {len(new)} bytes")
     return 0
 

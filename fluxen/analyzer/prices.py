@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import zstandard
 
 from fluxen.analyzer import pricecheck
 from fluxen.analyzer.ownprices import OwnPrices
@@ -172,4 +173,5 @@ class _Version(msgspec.Struct):
 @functools.cache
 def _shipped() -> PriceBook:
     names = {key: provider.price_list for key, provider in load_catalogue().items()}
-    return PriceBook(resources.files(__package__).joinpath("prices.json").read_bytes(), names)
+    packed = resources.files(__package__).joinpath("prices.json.zst").read_bytes()
+    return PriceBook(zstandard.decompress(packed), names)

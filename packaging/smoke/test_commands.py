@@ -54,7 +54,7 @@ def test_all_data_is_in_it(fluxen: Fluxen) -> None:
     source = Path(__file__).parents[2]
     files = [path for name in ("fluxen", "cli/fluxen_cli") for path in (source / name).rglob("*") if path.is_file()]
     data = [path for path in files if path.suffix not in (".py", ".pyc", ".typed")]
-    assert {"prices.json", "providers.yaml"} <= {path.name for path in data}
+    assert {"prices.json.zst", "providers.yaml"} <= {path.name for path in data}
     packed = b"".join(piece.read_bytes() for piece in _parts(fluxen))
     missing = [str(path) for path in data if packed.find(path.read_bytes()) < 0]
     assert not missing, "not in it, or in another version"

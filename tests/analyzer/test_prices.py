@@ -52,7 +52,7 @@ CONTEXTS: dict[str, dict[str, str]] = {
     "priority": {"service_tier": "priority"},
     "fast": {"service_tier": "fast", "speed": "fast"},
 }
-FILE = ROOT / "fluxen" / "analyzer" / "prices.json"
+FILE = ROOT / "packaging" / "prices.json"
 PROVIDERS = {p.id: p for p in data_snapshot.get_snapshot().providers}
 
 

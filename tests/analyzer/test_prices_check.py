@@ -18,7 +18,7 @@ from fluxen.analyzer import pricecheck
 from fluxen.analyzer.prices import FILE, PriceBook, book_of, installed, load_book, older, outdated
 from fluxen.errors import ConfigError
 
-SHIPPED = (ROOT / "fluxen" / "analyzer" / "prices.json").read_bytes()
+SHIPPED = (ROOT / "packaging" / "prices.json").read_bytes()
 SMALL: dict[str, Any] = {
     "format": 2,
     "version": "mine-1+0",

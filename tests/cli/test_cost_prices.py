@@ -15,7 +15,7 @@ from shared import ROOT, Fluxen
 
 from fluxen.analyzer.prices import PriceBook
 
-SHIPPED = (ROOT / "fluxen" / "analyzer" / "prices.json").read_bytes()
+SHIPPED = (ROOT / "packaging" / "prices.json").read_bytes()
 VERSION = PriceBook.shipped().version
 CONFIG = """
 upstreams:

@@ -14,7 +14,7 @@ from fluxen.analyzer.prices import PriceBook
 from fluxen.gateway.state import running
 from fluxen.ledger.reader import Reader
 
-SHIPPED = (ROOT / "fluxen" / "analyzer" / "prices.json").read_bytes()
+SHIPPED = (ROOT / "packaging" / "prices.json").read_bytes()
 VERSION = PriceBook.shipped().version
 CONFIG = """
 version: 1
