@@ -1,7 +1,8 @@
 """The file of a price book: whose model a name means, and what it cost at a time and in a tier of service.
 
 The file is data (`packaging/prices.json`, written by packaging/build_prices.py; it is shipped packed). Per provider it
-holds a list of models in order, each with a rule that says which names mean it, and one or more price lists with the time they apply to.
+holds a list of models in order, each with a rule that says which names mean it, and one or more price lists with the
+time they apply to.
 
 * A model is found in its provider's own list, the first rule that matches; else in the lists of the providers whose
   models it resells. A provider the file doesn't know has no prices: a self-hosted model is never billed at the price
