@@ -297,7 +297,7 @@ def test_validate_prints_every_problem(fluxen: Fluxen, tmp_path: Path) -> None:
 def test_the_schema_knows_every_section(fluxen: Fluxen) -> None:
     schema = json.loads(fluxen("validate", "--schema").stdout)
     assert set(schema["properties"]) == {"version", "data_dir", "server", "upstreams", "api_keys", "admin", "ledger",
-                                         "log"}  # fmt: skip
+                                         "log", "prices", "stream_usage"}  # fmt: skip
     assert schema["additionalProperties"] is False
     assert schema["$defs"]["Upstreams"]["additionalProperties"]["$ref"].endswith("/Upstream")
     assert schema["$defs"]["StaticKey"]["oneOf"] == [{"required": ["key"]}, {"required": ["hash"]}]
