@@ -70,10 +70,12 @@ _FAMILIES: Final = (
         "claude from 4.7", Errors(2.6, 0.3, 0.19), factor=1.41, base=2, message=3, call=65, tools=300, tool=1.8,
         schemas=150, thinks=28, said=1.4, used=32, end=3, images="claude",
     ),
-    Family("gemini to 2.5", Errors(5.8, 1.7, 97), tools=12, tool=0.6, schema=0.0, said=1.03, images="gemini"),
-    Family("gemini from 3", Errors(0.3, 1.3, 250), call=66, tools=10, tool=0.8, schema=0.0, images="gemini"),
+    Family("gemini to 2.5", Errors(1.3, 1.7, 97), tools=12, tool=0.6, schema=0.0, said=1.03, images="258"),
+    Family("gemini from 3", Errors(0.3, 0.75, 250), call=66, tools=10, tool=0.8, schema=0.0, images="1090"),
     Family("llama", Errors(0.82, 3.4, 3.8), base=12, message=5, call=15, tools=110, said=1.03, used=15, end=1),
-    Family("mistral", Errors(0.56, 0.74, 0.34), factor=1.22, message=2, tools=16, tool=1.35, said=1.08, used=2, end=1),
+    Family("mistral", Errors(0.56, 0.74, 0.34), factor=1.22, message=2, tools=16, tool=1.35, said=1.08, used=2, end=1,
+        images="rows 28",
+    ),
     Family("nova", Errors(1.5, 1.3, 1.1), factor=1.1, call=17, tools=350, tool=1.16, used=11, end=2),
     Family("titan", Errors(1.8, 1, 0.43), factor=1.11, message=2, said=1.05, end=1),
     Family("cohere", Errors(0.5, 0.3, 0.55), factor=1.06, tools=50, tool=0.2, said=1.08, used=17),
@@ -110,18 +112,27 @@ _NAMES: Final = tuple(
         (r"palmyra", "palmyra"),
     )
 )
-# OpenAI's models that count images otherwise than their family.
-_IMAGES: Final = (
-    (re.compile(r"gpt-4o-mini"), "gpt-4o-mini"),
-    (re.compile(r"gpt-4\.1-nano"), "patches 2.46"),
-    (re.compile(r"gpt-4\.1-mini|o4-mini|gpt-5[.\d]*-(?:mini|nano)"), "patches 1.62"),
+# Models that count images otherwise than their family; OpenAI's multipliers as they are billed (its page has others).
+_IMAGES: Final = tuple(
+    (re.compile(pattern), rule)
+    for pattern, rule in (
+        (r"gpt-4o-mini", "gpt-4o-mini"),
+        (r"gpt-4\.1-nano", "patches 2.46"),
+        (r"gpt-4\.1-mini", "patches 1.62"),
+        (r"o4-mini|codex-mini", "patches 1.72"),
+        (r"gpt-5-nano", "patches 1.5"),
+        (r"gpt-5-mini|gpt-5\.[2-9]", "patches 1.2"),
+        (r"(?:^|[/.])o[13](?:-|$)", "o-series"),
+        (r"gemini-(?:1|2\.0)", "gemini tiles"),
+        (r"pixtral", "rows 16"),
+    )
 )
 _BY_DIALECT: Final = {"anthropic": "claude 4.1 to 4.6", "gemini": "gemini from 3", "cohere": "cohere"}
 
 
 def exact(family: Family) -> bool:
     """Whether it is OpenAI's own, whose tokenizer is published."""
-    return family.images.startswith(("gpt-", "patches "))
+    return family.images.startswith(("gpt-", "patches ", "o-series"))
 
 
 def reasons(family: Family) -> bool:
@@ -140,5 +151,5 @@ def family_of(model: str | None, dialect: str) -> Family:
     name = (model or "").lower()
     found = next((family for pattern, family in _NAMES if pattern.search(name)), None)
     family = families()[found or _BY_DIALECT.get(dialect, _OTHER)]
-    images = next((rule for pattern, rule in _IMAGES if pattern.search(name)), None) if exact(family) else None
+    images = next((rule for pattern, rule in _IMAGES if pattern.search(name)), None)
     return family if images is None else msgspec.structs.replace(family, images=images)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 # OpenAI's (tokens of an image, tokens of each tile), https://platform.openai.com/docs/guides/images-vision
-_TILES: Final = {"gpt-4o": (85, 170), "gpt-4o-mini": (2833, 5667), "gpt-5": (70, 140)}
+_TILES: Final = {"gpt-4o": (85, 170), "gpt-4o-mini": (2833, 5667), "gpt-5": (70, 140), "o-series": (75, 150)}
 _START: Final = 64 * 1024  # characters of base64 that are looked at
 
 
@@ -115,10 +115,13 @@ def image_tokens(rule: str, image: Image) -> tuple[int, bool]:
         return round(_patches(width, height) * float(rule.removeprefix("patches "))), sure
     if rule == "claude":
         return _claude(width, height), sure
-    if rule == "gemini":
-        if width <= 384 and height <= 384:
-            return 258, sure
-        return 258 * math.ceil(width / 768) * math.ceil(height / 768), sure
+    if rule == "gemini tiles":
+        return 258 * _crops(width, height), sure
+    if rule.startswith("rows "):
+        edge = int(rule.removeprefix("rows "))
+        return math.ceil(height / edge) * (math.ceil(width / edge) + 1), sure
+    if rule.isdigit():  # whatever its size
+        return int(rule), True
     return 1000, False
 
 
@@ -136,6 +139,14 @@ def _patches(width: int, height: int) -> int:
         return count
     shrink = math.sqrt(1536 * 32 * 32 / (width * height))
     return min(1536, math.ceil(width * shrink / 32) * math.ceil(height * shrink / 32))
+
+
+def _crops(width: int, height: int) -> int:
+    """One for a small image; else squares of two thirds of the shorter side, 256 to 768, and the whole."""
+    if width <= 384 and height <= 384:
+        return 1
+    edge = max(256, min(768, int(min(width, height) / 1.5)))
+    return math.ceil(width / edge) * math.ceil(height / edge) + 1
 
 
 def _claude(width: int, height: int) -> int:

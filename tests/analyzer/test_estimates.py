@@ -371,7 +371,9 @@ def test_an_answer_that_says_nothing_is_not_estimated(body: bytes) -> None:
         ("patches 1.62", 1024, 1024, None, round(1024 * 1.62)),
         ("claude", 200, 200, None, 54),
         ("claude", 1000, 1000, None, 1334),
-        ("gemini", 300, 300, None, 258),
+        ("gemini tiles", 300, 300, None, 258),
+        ("258", 3000, 2000, None, 258),
+        ("rows 28", 400, 301, None, 176),
     ],
 )
 def test_images_cost_what_providers_publish(
