@@ -16,8 +16,6 @@ import msgspec
 from fluxen.gateway.kin import NAMES, folded
 
 ASKED: Final = b',"stream_options":{"include_usage":true}'
-ENDPOINTS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
-"""Those of OpenAI whose streams tell their usage only when asked."""
 _FOLDED: Final = {folded("stream_options"): "", folded("stream"): "stream"}
 """Names that matter, folded, and the one spelling that is allowed."""
 _SHORT: Final = 64  # characters of a name that is worth remembering

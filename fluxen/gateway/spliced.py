@@ -18,9 +18,10 @@ from fluxen.gateway.meter import Decoder, Meter, decoder_for
 from fluxen.gateway.opening import Forward, Opening
 from fluxen.gateway.routes import Upstream
 from fluxen.gateway.sieve import Sieve
-from fluxen.gateway.splice import ASKED, ENDPOINTS, behind, plain, spliced
+from fluxen.gateway.splice import ASKED, behind, plain, spliced
 from fluxen.gateway.stand_in import StandIn
 from fluxen.gateway.withheld import Withheld
+from fluxen.providers.openai import STREAM_OPTIONS
 
 if TYPE_CHECKING:
     from fluxen.gateway.dispatch import Dispatch
@@ -89,7 +90,7 @@ def splice_of(opening: Opening, upstream: Upstream, body: bytes, unasked: Unaske
     route = opening.route
     if not upstream.exact or upstream.name in unasked.names or route is None or route.dialect.name != "openai":
         return None
-    if route.endpoint not in ENDPOINTS or not (opening.is_post and opening.held):
+    if route.endpoint not in STREAM_OPTIONS or not (opening.is_post and opening.held):
         return None
     if opening.content_encoding not in (None, b"", b"identity"):
         return None

@@ -97,6 +97,8 @@ _DEPLOYMENT: Final = re.compile(r"/openai/deployments/([^/]+)/")
 GEMINI_CHAT: Final = "/v1beta/openai/chat/completions"
 GEMINI_EMBEDDINGS: Final = "/v1beta/openai/embeddings"
 _GOOGLES: Final = {"chat/completions": GEMINI_CHAT, "embeddings": GEMINI_EMBEDDINGS}
+STREAM_OPTIONS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+"""Endpoints whose streams tell their usage only when asked: `"stream_options":{"include_usage":true}`."""
 
 _RERANK: Final = "/v1/rerank"
 _INPUT_ONLY: Final = ("/v1/embeddings", GEMINI_EMBEDDINGS, _RERANK)
