@@ -32,6 +32,7 @@ BATCH = 2_000
 ENDED = "epoch_us(ts) + coalesce(latency_ms, 0)::BIGINT * 1000"
 """When a request ended, microseconds, as `ended_at` has it; for a lost one, of which that is not known, its arrival."""
 
+DAY, HOUR = 86_400_000_000, 3_600_000_000  # microseconds
 _PICO = 10**12
 _SIGNALS = (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH,
@@ -62,8 +63,22 @@ def columns(node: str, worker: int, record: Begin | End) -> dict[str, object]:
 
 
 def ended_since(since: int, also: Collection[str] = ()) -> tuple[str, list[object]]:
-    """A condition and its parameters: ended at `since` (microseconds) or later, or is of the ids in `also`."""
-    return f"({ENDED} >= ? OR list_contains(?::VARCHAR[], id::VARCHAR))", [since, list(also)]
+    """A condition and its parameters: ended at `since` (microseconds) or later, or is of the ids in `also`. These
+    should name what was open then and arrived more than a day before: older arrivals are not looked at else."""
+    oldest = min([since - DAY, *(_made(name) - HOUR for name in also)])
+    return (
+        f"(ts >= make_timestamp(?) AND ({ENDED} >= ? OR list_contains(?::VARCHAR[], id::VARCHAR)))",
+        [max(0, oldest), since, list(also)],
+    )
+
+
+def _made(name: str) -> int:
+    """When a UUIDv7 was made, microseconds: about when its request arrived. Of what is none, which only a damaged line
+    can name: never."""
+    try:
+        return int(name[:8] + name[9:13], 16) * 1000
+    except ValueError:
+        return 1 << 62
 
 
 def rows(

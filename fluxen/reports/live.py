@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from fluxen.ledger.history import ENDED, ended_at
+from fluxen.ledger.history import DAY, ENDED, ended_at
 from fluxen.ledger.record import Begin, End
 
 WINDOWS: Final = {"1m": 60, "5m": 300, "1h": 3600}
@@ -200,7 +200,7 @@ def past(now: float) -> tuple[str, list[object]]:
     at = int(now)
     sql = f"""
 WITH finished AS (
-    SELECT ({ENDED}) // 1000000 AS moment, * FROM requests WHERE {ENDED} > ?
+    SELECT ({ENDED}) // 1000000 AS moment, * FROM requests WHERE ts > make_timestamp(?) AND {ENDED} > ?
 )
 SELECT CASE WHEN moment // {minute} * {minute} + {minute} <= ? THEN moment // {minute} * {minute}
             WHEN moment // {five} * {five} + {five} <= ? THEN moment // {five} * {five} ELSE moment END,
@@ -215,7 +215,8 @@ SELECT CASE WHEN moment // {minute} * {minute} + {minute} <= ? THEN moment // {m
 FROM finished GROUP BY 1, 2, 3, 4
 """
     start = (at - WINDOWS["1h"] - minute) * 1_000_000
-    return sql, [start, at - WINDOWS["5m"] - five, at - WINDOWS["1m"] - 1]
+    # Nothing lasts longer than a day; by `ts` whole files are left out.
+    return sql, [start - DAY, start, at - WINDOWS["5m"] - five, at - WINDOWS["1m"] - 1]
 
 
 def pico(dollars: object) -> int:

@@ -301,6 +301,25 @@ def test_what_the_ledger_was_asked_in_between_is_not_told_again(tmp_path: Path) 
     assert not follower.live
 
 
+def test_a_request_that_was_open_for_days_is_not_missed(tmp_path: Path) -> None:
+    """It ends while nobody looks, and is in a file, far before all the others, when somebody does."""
+    clock = Clock()
+    writer = journal(tmp_path)
+    long = begin(ts=time.time_ns() // 1000 - 3 * 86_400_000_000)
+    long.id = f"{long.ts // 1000:012x}"[:8] + "-" + f"{long.ts // 1000:012x}"[8:] + long.id[13:]
+    writer.begin(long)
+    follower = Follower(tmp_path, clock=clock)
+    assert list(follower.poll()) == []
+    writer.end(end(long))  # its latency is not known: it counts as ended when it arrived
+    unseen = serve(writer, 1)
+    writer.close()
+    compactor = Compactor(tmp_path, grace_seconds=0)
+    poll(lambda: not os.listdir(tmp_path / "journal") or not compactor.step(), "the journal to be taken in")
+    compactor.close()
+    clock.now += 60
+    assert Counter(names(follower.poll())) == Counter([long.id, unseen[0].id])
+
+
 def test_memory_of_what_was_told_is_bounded(tmp_path: Path) -> None:
     follower = Follower(tmp_path)
     follower.known((f"{number:036}", number) for number in range(REMEMBERED + 100))
@@ -349,7 +368,11 @@ def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
     writer = journal(tmp_path, 1 << 20)
     (segment,) = (tmp_path / "journal").iterdir()
     with segment.open("ab") as file:
-        file.write(b'\x00\x00\x00\n["e","no id"]\n["b",7]\n["a","of a later Fluxen",1]\n["e","\xff"]\n\n')
+        file.write(
+            b'["b","'
+            + b"z" * 36
+            + b'",1]\n\x00\x00\x00\n["e","no id"]\n["b",7]\n["a","of a later Fluxen",1]\n["e","\xff"]\n\n'
+        )
     done = serve(writer, 1)
     assert ended(Follower(tmp_path).poll()) == done
     (tmp_path / "journal" / "nothing-00000000.jnl").write_bytes(b"\x00" * 50 + b"\n" + segment.read_bytes())
