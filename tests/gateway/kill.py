@@ -3,9 +3,9 @@ upstream saw with what the ledger holds.
 
     PYTHONPATH=tests python tests/gateway/kill.py --kills 50 --seed 7
 
-Two workers serve streams and unary requests. Now and then a worker, the compactor or the supervisor dies; after the
-supervisor's death the gateway is started anew on the same folder and port as soon as the port is free, while the
-orphans of the old one may still be finishing their streams. A reader (a process of its own) takes snapshots all the
+Two workers serve streams and unary requests. Now and then a worker, the counter, the compactor or the supervisor dies;
+after the supervisor's death the gateway is started anew on the same folder and port as soon as the port is free, while
+the orphans of the old one may still be finishing their streams. A reader (a process of its own) takes snapshots all the
 while. At the end, and after a last compaction, must hold:
 
 - each answer that told a client its id has exactly one row of that id;
@@ -40,7 +40,7 @@ from gateway import proc
 from gateway.load import PLAIN, Load, Upstream, config
 from gateway.rig import Gateway
 
-KINDS = ("worker", "worker", "compactor", "worker", "supervisor")
+KINDS = ("worker", "counter", "compactor", "worker", "supervisor")
 PATIENCE = 60.0
 RATE = 60.0
 
@@ -131,10 +131,19 @@ class Arena:
             victim = await poll(lambda: proc.roles(supervisor)[1], "the compactor to run")
             os.kill(victim, signal.SIGKILL)
             await poll(lambda: proc.roles(supervisor)[1] not in (None, victim), "another compactor")
+        elif kind == "counter":
+            [victim] = await poll(lambda: self._counters(), "the counter to run")
+            os.kill(victim, signal.SIGKILL)
+            await poll(lambda: self._counters() not in ([], [victim]), "another counter")
         else:
             victim = self._chance.choice(await poll(lambda: self._workers(), "two workers to run"))
             os.kill(victim, signal.SIGKILL)
             await poll(lambda: victim not in (now := self._workers()) and now, "another worker")
+
+    def _counters(self) -> list[int]:
+        """When it is clear which of the processes it is."""
+        found = proc.counters(self.server.process.pid) if self._workers() else []
+        return found if len(found) == 1 and proc.roles(self.server.process.pid)[1] is not None else []
 
     def _workers(self) -> list[int]:
         found = proc.roles(self.server.process.pid)[0]

@@ -151,6 +151,8 @@ class UpstreamConnection(asyncio.Protocol):
             await asyncio.sleep(float(pause))
         if kind == b"stream":
             self.transport.write(chunk(LAST) + b"0\r\n\r\n")
+        elif kind == b"silent":  # of what it used
+            self.transport.write(chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
         elif kind == b"fin":
             self.transport.close()
         elif kind == b"rst":
@@ -315,6 +317,7 @@ PLAIN: dict[str, tuple[int, Kind]] = {
     "unary": (50, asks(b"unary")),
     "slow": (10, asks(b"slow:0.3")),
     "stream": (20, asks(b"stream:10,0.05,100")),
+    "silent stream": (10, asks(b"silent:5,0.05,100")),
     "long stream": (6, asks(b"stream:40,0.1,200")),
     "refused by the upstream": (3, asks(b"error:429")),
 }

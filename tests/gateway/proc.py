@@ -83,6 +83,13 @@ def roles(supervisor: int) -> tuple[list[int], int | None]:
     return workers, compactor
 
 
+def counters(supervisor: int) -> list[int]:
+    """The process that counts tokens, if it runs: no journal, no DuckDB, and no eye on files."""
+    workers, compactor = roles(supervisor)
+    others = [pid for pid in children(supervisor) if pid not in (*workers, compactor)]
+    return [pid for pid in others if not any("inotify" in name for name in descriptors(pid))]
+
+
 def _maps(pid: int) -> str:
     try:
         return maps(pid)

@@ -325,7 +325,7 @@ def test_the_counter_is_killed_under_load(gateway: StartGateway, upstream: Upstr
         thread.start()
     for so_many in (40, 100):
         until(lambda so_many=so_many: len(complete) >= so_many, f"{so_many} answers", 60)
-        counters = until(lambda: counters_of(server), "a counter", 30)
+        counters = until(lambda: proc.counters(server.process.pid), "a counter", 30)
         os.kill(counters[0], signal.SIGKILL)
     for thread in clients:
         thread.join()
@@ -338,20 +338,13 @@ def test_the_counter_is_killed_under_load(gateway: StartGateway, upstream: Upstr
     server.kill()
 
 
-def counters_of(server: Gateway) -> list[int]:
-    """By what it holds: no journal, no DuckDB, and no eye on files."""
-    workers, compactor = proc.roles(server.process.pid)
-    others = [pid for pid in proc.children(server.process.pid) if pid not in (*workers, compactor)]
-    return [pid for pid in others if not any("inotify" in name for name in proc.descriptors(pid))]
-
-
 def test_a_worker_is_killed_while_its_rows_are_counted(gateway: StartGateway, upstream: Upstream) -> None:
     """Its successor asks by the same line, and is not told of what it never asked."""
     server = gateway(config(upstream))
     silent = SSE + chunked(*SILENT)
     upstream.plays(silent)
     server.ask(request(body=QUESTION))
-    [counter] = until(lambda: counters_of(server), "a counter")
+    [counter] = until(lambda: proc.counters(server.process.pid), "a counter")
     os.kill(counter, signal.SIGSTOP)
     end = threading.Event()
 
@@ -392,7 +385,7 @@ def test_the_gateway_ends_while_rows_are_counted(gateway: StartGateway, upstream
     server = gateway(config(upstream))
     upstream.plays(SSE + chunked(*SILENT))
     server.ask(request(body=QUESTION))
-    [counter] = counters_of(server)
+    [counter] = proc.counters(server.process.pid)
     os.kill(counter, signal.SIGSTOP)
     clients = [server.connect() for _ in range(3)]
     for number, client in enumerate(clients):
@@ -414,7 +407,7 @@ def test_the_gateway_ends_while_rows_are_counted(gateway: StartGateway, upstream
 def test_a_counter_that_is_slow_costs_a_row_its_count_and_no_more(gateway: StartGateway, upstream: Upstream) -> None:
     server = gateway(config(upstream))
     upstream.plays(SSE + chunked(*SILENT))
-    [counter] = until(lambda: counters_of(server), "a counter")
+    [counter] = until(lambda: proc.counters(server.process.pid), "a counter")
     os.kill(counter, signal.SIGSTOP)
     got = server.ask(request(body=QUESTION))
     assert got.complete

@@ -12,5 +12,5 @@ def test_ten_kills(tmp_path: Path) -> None:
     assert not summary.problems
     assert (summary.missing, summary.doubled) == (0, 0)
     assert sum(summary.kills.values()) == 10
-    assert summary.kills.keys() == {"worker", "compactor", "supervisor"}
+    assert summary.kills.keys() == {"worker", "counter", "compactor", "supervisor"}
     assert summary.ok, summary
