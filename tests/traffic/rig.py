@@ -76,8 +76,9 @@ def mount_of(provider: str) -> Mount:
 
 
 def config(url: str, more: str = "", options: str = "") -> str:
-    """A configuration with every recorded provider at `url`. more: lines of further upstreams."""
-    lines = ["version: 1", 'server: {bind_address: "127.0.0.1:0"}', "upstreams:"]
+    """A configuration with every recorded provider at `url`, and every body as it is sent. more: lines of further
+    upstreams."""
+    lines = ["version: 1", 'server: {bind_address: "127.0.0.1:0"}', "stream_usage: as_sent", "upstreams:"]
     for mount in (*MOUNTS.values(), ELSEWHERE):
         dialect = f", dialect: {mount.dialect}" if mount.dialect else ""
         lines.append(f'  {mount.upstream}: {{target_url: "{url}{mount.prefix}", api_key: "{mount.key}"{dialect}}}')
