@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 from collections import Counter
@@ -181,6 +182,16 @@ def test_a_reader_that_is_gone_ends_it_at_once(scene: Scene) -> None:
     assert process.wait(30) == 0
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+@pytest.mark.parametrize("command", ["tail", "top", "top --interval 3600"])
+def test_nobody_ever_read_it(scene: Scene, command: str) -> None:
+    scene.call()
+    line = f"exec {shlex.join(FLUXEN)} {command} >&-"
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], env=scene.env(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])

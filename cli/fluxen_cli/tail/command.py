@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fluxen_cli import output
+from fluxen_cli.audience import Audience
 from fluxen_cli.places import ConfigFile, DataDir, ledger_folder
 
 if TYPE_CHECKING:
@@ -98,9 +97,8 @@ def _follow(follower: Follower, wanted: Wanted, show: Lines) -> None:
     from fluxen.ledger.follow import Missing
     from fluxen_cli.tail.wanted import in_order
 
-    gone = select.poll()
-    gone.register(sys.stdout.fileno(), 0)  # nothing is awaited but that whoever reads has gone
-    while not gone.poll(INTERVAL * 1000):
+    audience = Audience()
+    while not audience.gone(INTERVAL):
         events = []
         for event in follower.poll():
             if isinstance(event, Missing):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
 import time
 from enum import StrEnum
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fluxen_cli import output
+from fluxen_cli.audience import Audience
 from fluxen_cli.places import ConfigFile, DataDir, ledger_folder
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def command(
 def _snapshots(source: Source, interval: float, *, once: bool, as_json: bool) -> None:
     from fluxen_cli.top.snapshot import as_object, as_text
 
-    gone = select.poll()
-    gone.register(sys.stdout.fileno(), 0)  # nothing is awaited but that whoever reads has gone
+    audience = Audience()
     due = time.monotonic()
     while True:
         snapshot = source.snapshot(time.time())
@@ -98,7 +97,7 @@ def _snapshots(source: Source, interval: float, *, once: bool, as_json: bool) ->
             return
         due += interval
         while (wait := due - time.monotonic()) > 0:
-            if gone.poll(min(wait, LOOK) * 1000):
+            if audience.gone(min(wait, LOOK)):
                 return
             source.poll(time.time())
         if not as_json:
