@@ -64,6 +64,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python tests/bench/https.py
 	$(BIN)/python tests/bench/keys.py
 	$(BIN)/python tests/bench/ledger.py
+	$(BIN)/python tests/bench/live.py
 	$(BIN)/python tests/bench/analyzer.py
 	$(BIN)/python tests/bench/counting.py
 
