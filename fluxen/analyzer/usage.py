@@ -37,6 +37,7 @@ _LOOK_BACK: Final = 12  # events looked at from the end; beyond, only those that
 _MENTIONS: Final = 8  # of these
 _EVENTS: Final = 2048  # events of any kind, empty ones and comments included
 _LINES: Final = 64  # lines of one event that are tried as events of their own
+_FRAMES: Final = 6  # messages of a binary stream that are looked at; its count is in the last but one at the latest
 _LOOK_AHEAD: Final = 8  # events looked at from the start
 
 _MENTIONED: Final = re.compile(rb'"usage\w*"\s*:\s*[^n\s]')  # and not null
@@ -139,9 +140,10 @@ def read_stream(dialect: str, endpoint: str, status: int, head: bytes, tail: byt
 def _read_events(spoken: Dialect, endpoint: str, head: bytes, tail: bytes, gap: bool, complete: bool) -> Reading:
     """Amazon's event stream. What Anthropic's models say at the start is there, too, when they were invoked."""
     first = head if gap or not tail else head + tail
-    part = _last(spoken, (b"data:" + data for data in eventstream.backwards(tail if gap else first)), gap)
+    last = [b"data:" + data for data in itertools.islice(eventstream.backwards(tail if gap else first), _FRAMES)]
+    part = _last(spoken, iter(last), gap and len(last) < _FRAMES)
     if part.model is None:
-        for data in itertools.islice(eventstream.forwards(first), _LOOK_AHEAD):
+        for data in itertools.islice(eventstream.forwards(first), 1):
             began = spoken.part(data)
             if began is not None and began.opening:
                 part.model = began.model

@@ -6,7 +6,10 @@ Process time, the best of several runs on made-up answers of realistic shape; no
 from __future__ import annotations
 
 import argparse
+import base64
+import binascii
 import json
+import struct
 import time
 from collections.abc import Callable
 
@@ -17,6 +20,9 @@ from fluxen.providers.catalogue import load_catalogue, provider_for_model
 from fluxen.providers.dialect import dialects
 
 NOW = 1_795_348_800_000_000  # 2026-11-22T12:00Z in µs
+
+CONVERSE, INVOKE = "/model/{model}/converse-stream", "/model/{model}/invoke-with-response-stream"
+GENERATE = "/v1beta/models/{model}:streamGenerateContent"
 
 CHAT = json.dumps(
     {
@@ -107,6 +113,58 @@ def responses_stream(size: int) -> bytes:
     return (start + end).encode()
 
 
+def frame(event: str, payload: dict[str, object]) -> bytes:
+    """A message of Amazon's event stream."""
+    headers = ((b":event-type", event.encode()), (b":content-type", b"application/json"), (b":message-type", b"event"))
+    block = b"".join(bytes([len(n)]) + n + b"\x07" + struct.pack(">H", len(v)) + v for n, v in headers)
+    body = json.dumps(payload, separators=(",", ":")).encode()
+    prelude = struct.pack(">II", 16 + len(block) + len(body), len(block))
+    whole = prelude + struct.pack(">I", binascii.crc32(prelude)) + block + body
+    return whole + struct.pack(">I", binascii.crc32(whole))
+
+
+def converse_stream(size: int, usage: bool) -> bytes:
+    word = frame("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": " word"}, "p": "abcdefghijklmn"})
+    stop = frame("messageStop", {"stopReason": "end_turn", "p": "abc"})
+    counts = {"inputTokens": 433, "outputTokens": 16, "totalTokens": 449, "cacheReadInputTokens": 0}
+    last = frame("metadata", {"metrics": {"latencyMs": 820}, "usage": counts}) if usage else b""
+    return word * (size // len(word)) + stop + last
+
+
+def invoke_stream(size: int) -> bytes:
+    def chunk(event: dict[str, object]) -> bytes:
+        return frame("chunk", {"bytes": base64.b64encode(json.dumps(event).encode()).decode(), "p": "abcdef"})
+
+    counts = {"input_tokens": 20, "output_tokens": 1}
+    start = chunk({"type": "message_start", "message": {"model": "claude-x", "usage": counts}})
+    word = chunk({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": " word"}})
+    delta = {"stop_reason": "end_turn", "stop_sequence": None}
+    end = chunk({"type": "message_delta", "delta": delta, "usage": {"output_tokens": 80}})
+    metrics = {"inputTokenCount": 20, "outputTokenCount": 80, "invocationLatency": 3042, "firstByteLatency": 791}
+    return (
+        start
+        + word * (size // len(word))
+        + end
+        + chunk({"type": "message_stop", "amazon-bedrock-invocationMetrics": metrics})
+    )
+
+
+def ollama_stream(size: int) -> bytes:
+    word = '{"model":"llama3","created_at":"2024-05-24T20:57:43.35235Z","response":" word","done":false}\n'
+    last = '{"model":"llama3","response":"","done":true,"done_reason":"stop","prompt_eval_count":17,"eval_count":63}\n'
+    return (word * (size // len(word)) + last).encode()
+
+
+def gemini_stream(size: int) -> bytes:
+    counts = '{"promptTokenCount": 8,"candidatesTokenCount": 7,"totalTokenCount": 15}'
+    word = (
+        'data: {"candidates": [{"content": {"parts": [{"text": " word"}],"role": "model"},"index": 0}],'
+        f'"usageMetadata": {counts},"modelVersion": "gemini-2.5-flash"}}\r\n\r\n'
+    )
+    last = word.replace('"index": 0', '"finishReason": "STOP","index": 0')
+    return (word * (size // len(word)) + last).encode()
+
+
 def streamed(dialect: str, endpoint: str, body: bytes, complete: bool = True) -> Callable[[], object]:
     head, tail = body[:HEAD], body[HEAD:][-TAIL:]
     return lambda: read_stream(dialect, endpoint, 200, head, tail, complete)
@@ -132,6 +190,13 @@ def cases() -> dict[str, Callable[[], object]]:
         "chat stream 100 KB, usage": streamed("openai", chat, chat_stream(100_000, True)),
         "message stream 16 KB": streamed("anthropic", "/v1/messages", message_stream(16_000)),
         "message stream 100 KB": streamed("anthropic", "/v1/messages", message_stream(100_000)),
+        "gemini stream 16 KB": streamed("gemini", GENERATE, gemini_stream(16_000)),
+        "converse stream 16 KB": streamed("bedrock", CONVERSE, converse_stream(16_000, True)),
+        "converse stream 16 KB, no usage": streamed("bedrock", CONVERSE, converse_stream(16_000, False), False),
+        "converse stream 100 KB": streamed("bedrock", CONVERSE, converse_stream(100_000, True)),
+        "invoke stream 16 KB": streamed("bedrock", INVOKE, invoke_stream(16_000)),
+        "invoke stream 100 KB": streamed("bedrock", INVOKE, invoke_stream(100_000)),
+        "stream of lines 16 KB": streamed("ollama", "/api/generate", ollama_stream(16_000)),
         "responses stream, events of 40 KB": streamed("openai", "/v1/responses", responses_stream(40_000)),
     }
 

@@ -108,10 +108,16 @@ def wanted(bench: Bench, id: str) -> list[int]:
 
 
 def billed_for_what_is_known(bench: Bench, id: str, row: dict[str, Any]) -> None:
-    """The bill of a broken answer: the provider's final count if it had come, else unknown. Never 0."""
+    """The bill of a broken answer: the provider's final count if it had come, else what can be counted of a stream that
+    broke off, else unknown. Never 0."""
+    hasty = row["upstream"].endswith("-hasty")  # somebody's own server: it has no prices
     if row["usage_source"] == "reported":
         assert counts(row) == wanted(bench, id), id
-        hasty = row["upstream"].endswith("-hasty")  # somebody's own server: it has no prices
+        assert row["cost_usd"] is None if hasty else row["cost_usd"] > 0, id
+    elif row["usage_source"] == "estimated":
+        assert bench.exchanges[id]["streaming"] is not None, id
+        assert row["usage_error"] > 0, id
+        assert row["input_tokens"] + row["cache_read_tokens"] > 0, id
         assert row["cost_usd"] is None if hasty else row["cost_usd"] > 0, id
     else:
         assert row["usage_source"] in ("partial", "unknown"), id
