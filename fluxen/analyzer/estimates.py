@@ -17,7 +17,7 @@ from fluxen.analyzer.tokens import tokenizer
 
 __all__ = ["Answer", "Estimate", "estimate", "hold", "warm"]
 
-_GAP_ERROR = 0.1  # more, of an answer of which the middle is not known
+_GAP_ERROR = 0.25  # more, of an answer of which the middle is not known
 _ROUGH_INPUT = 0.6  # half the 95 % band of a prompt of which only the length is known
 _BYTES_PER_TOKEN = 4  # of a JSON body
 _NOT_GENERATED = ("embeddings", "embed", "embedContent", "batchEmbedContents", "rerank", "moderations")

@@ -3,7 +3,7 @@
 OpenAI's own count exactly as its published tokenizer does. Nobody else publishes one that we could ship: their tokens
 are what o200k_base counts times a factor, with overheads, all fitted to recorded requests whose usage the provider
 reported (`python tests/bench/estimates.py` prints how well; docs/estimates.md has the table). The errors are what was
-measured there: half the 95 % band, as a part of the count.
+measured there.
 """
 
 from __future__ import annotations
@@ -12,19 +12,30 @@ import functools
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from fluxen.analyzer.ranks import Encoding
 
 
+class Band(msgspec.Struct, frozen=True, gc=False):
+    """Half the 95 % band of a count: so many tokens, which small requests are made of, and a share of the count."""
+
+    tokens: float
+    share: float
+
+    def part(self, count: float) -> float:
+        """As a part of this count."""
+        return self.tokens / max(count, 1) + self.share
+
+
 class Errors(msgspec.Struct, frozen=True, gc=False):
     """Of a request of plain text, of one with tools or a schema, and of an answer."""
 
-    text: float
-    tools: float
-    output: float
+    text: Band
+    tools: Band
+    output: Band
 
 
 class Family(msgspec.Struct, frozen=True, gc=False):
@@ -53,38 +64,67 @@ class Family(msgspec.Struct, frozen=True, gc=False):
 
 _OTHER: Final = "other"
 
+# What `python tests/bench/estimates.py` measures: (tokens, share) of text, of tools, of output.
+_MEASURED: Final[dict[str, tuple[tuple[float, float], ...]]] = {
+    "gpt-3.5, gpt-4": ((1, 0.02), (1, 0.02), (3, 0.02)),
+    "gpt-4o, gpt-4.1": ((1, 0.01), (11, 0.17), (3, 0.06)),
+    "gpt-5, o-series": ((0, 0.02), (0, 0.64), (1177, 1)),
+    "gpt-oss": ((0, 0.2), (20, 0.2), (0, 0.2)),
+    "claude to 4.0": ((27, 0.05), (0, 0.35), (9, 0.38)),
+    "claude 4.1 to 4.6": ((13, 0.31), (64, 0.19), (1, 0.26)),
+    "claude from 4.7": ((36, 0.2), (20, 0.2), (0, 0.23)),
+    "gemini to 2.5": ((684, 0.2), (32, 1), (1028, 1)),
+    "gemini from 3": ((20, 0.2), (42, 0.53), (1316, 0.2)),
+    "llama": ((27, 0.2), (521, 0.2), (77, 0.2)),
+    "mistral": ((7, 0.2), (43, 0.2), (4, 0.2)),
+    "nova": ((17, 0.2), (117, 1), (85, 0.2)),
+    "titan": ((16, 0.2), (30, 0.3), (20, 0.2)),
+    "cohere": ((2, 0.09), (20, 0.2), (28, 0.2)),
+    "qwen": ((20, 0.2), (20, 0.2), (20, 0.2)),
+    "deepseek": ((546, 0.2), (263, 0.2), (21, 0.2)),
+    "glm": ((325, 0.2), (28, 0.2), (1, 0.2)),
+    "kimi": ((30, 0.3), (20, 0.2), (20, 0.2)),
+    "palmyra": ((20, 0.2), (49, 0.2), (213, 0.2)),
+    "other": ((33, 0.2), (51, 0.2), (1509, 0.2)),
+}
+
+
+def _family(name: str, **added: Any) -> Family:
+    return Family(name, Errors(*(Band(*band) for band in _MEASURED[name])), **added)
+
+
 _FAMILIES: Final = (
-    Family("gpt-3.5, gpt-4", Errors(0.17, 0.033, 0.16), "cl100k_base", images="gpt-4o"),
-    Family("gpt-4o, gpt-4.1", Errors(0.063, 0.29, 0.5), images="gpt-4o"),
-    Family("gpt-5, o-series", Errors(0.02, 0.64, 44), images="gpt-5"),
-    Family("gpt-oss", Errors(0.055, 0.3, 0.045), base=62, message=5, tools=63, schemas=60, used=11, end=10),
-    Family(
-        "claude to 4.0", Errors(1.7, 0.35, 0.43), factor=1.11, base=3, message=4, call=60, tools=300, tool=1.1,
+    _family("gpt-3.5, gpt-4", encoding="cl100k_base", images="gpt-4o"),
+    _family("gpt-4o, gpt-4.1", images="gpt-4o"),
+    _family("gpt-5, o-series", images="gpt-5"),
+    _family("gpt-oss", base=62, message=5, tools=63, schemas=60, used=11, end=10),
+    _family(
+        "claude to 4.0", factor=1.11, base=3, message=4, call=60, tools=300, tool=1.1,
         schemas=130, thinks=28, said=1.16, used=45, end=2, images="claude",
     ),
-    Family(
-        "claude 4.1 to 4.6", Errors(0.71, 0.22, 0.29), factor=1.145, base=3, message=3, call=52, tools=510, tool=1.14,
+    _family(
+        "claude 4.1 to 4.6", factor=1.145, base=3, message=3, call=52, tools=510, tool=1.14,
         schemas=130, thinks=28, said=1.12, used=33, end=3, images="claude",
     ),
-    Family(
-        "claude from 4.7", Errors(2.6, 0.3, 0.19), factor=1.41, base=2, message=3, call=65, tools=300, tool=1.8,
+    _family(
+        "claude from 4.7", factor=1.41, base=2, message=3, call=65, tools=300, tool=1.8,
         schemas=150, thinks=28, said=1.4, used=32, end=3, images="claude",
     ),
-    Family("gemini to 2.5", Errors(1.3, 1.7, 97), tools=12, tool=0.6, schema=0.0, said=1.03, images="258"),
-    Family("gemini from 3", Errors(0.3, 0.75, 250), call=66, tools=10, tool=0.8, schema=0.0, images="1090"),
-    Family("llama", Errors(0.82, 3.4, 3.8), base=12, message=5, call=15, tools=110, said=1.03, used=15, end=1),
-    Family("mistral", Errors(0.56, 0.74, 0.34), factor=1.22, message=2, tools=16, tool=1.35, said=1.08, used=2, end=1,
+    _family("gemini to 2.5", tools=12, tool=0.6, schema=0.0, said=1.03, images="258"),
+    _family("gemini from 3", call=66, tools=10, tool=0.8, schema=0.0, images="1090"),
+    _family("llama", base=12, message=5, call=15, tools=110, said=1.03, used=15, end=1),
+    _family("mistral", factor=1.22, message=2, tools=16, tool=1.35, said=1.08, used=2, end=1,
         images="rows 28",
     ),
-    Family("nova", Errors(1.5, 1.3, 1.1), factor=1.1, call=17, tools=350, tool=1.16, used=11, end=2),
-    Family("titan", Errors(1.8, 1, 0.43), factor=1.11, message=2, said=1.05, end=1),
-    Family("cohere", Errors(0.5, 0.3, 0.55), factor=1.06, tools=50, tool=0.2, said=1.08, used=17),
-    Family("qwen", Errors(0.3, 0.3, 0.3), base=4, message=5, tools=240, used=15, end=1),
-    Family("deepseek", Errors(6.6, 0.95, 0.48), message=4, call=40, tools=280, tool=1.2, said=1.03, used=18, end=1),
-    Family("glm", Errors(0.93, 0.66, 0.34), base=3, message=3, call=15, tools=110, used=5, end=1),
-    Family("kimi", Errors(0.6, 0.3, 0.3), base=3, message=6, call=25, tools=20, used=9),
-    Family("palmyra", Errors(0.3, 0.49, 3.2), base=32, tools=100, used=21),
-    Family(_OTHER, Errors(3.8, 0.58, 0.84), factor=1.05, base=3, message=4, call=20, tools=100, used=15, end=1),
+    _family("nova", factor=1.1, call=17, tools=350, tool=1.16, used=11, end=2),
+    _family("titan", factor=1.11, message=2, said=1.05, end=1),
+    _family("cohere", factor=1.06, tools=50, tool=0.2, said=1.08, used=17),
+    _family("qwen", base=4, message=5, tools=240, used=15, end=1),
+    _family("deepseek", message=4, call=40, tools=280, tool=1.2, said=1.03, used=18, end=1),
+    _family("glm", base=3, message=3, call=15, tools=110, used=5, end=1),
+    _family("kimi", base=3, message=6, call=25, tools=20, used=9),
+    _family("palmyra", base=32, tools=100, used=21),
+    _family(_OTHER, factor=1.05, base=3, message=4, call=20, tools=100, used=15, end=1),
 )  # fmt: skip
 
 # The first that a name (in lower case) meets.

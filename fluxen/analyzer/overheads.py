@@ -57,7 +57,8 @@ def prompt_tokens(family: Family, endpoint: str, asked: Prompt, count: Count) ->
         known = known and sure
     tokens += sum(_UNSEEN_FILE + size // _BYTES_OF_FILE for size in asked.media)
     errors = family.errors
-    error = errors.tools if asked.tools or asked.schema or asked.calls else errors.text
+    band = errors.tools if asked.tools or asked.schema or asked.calls else errors.text
+    error = band.part(tokens)
     if not known or unseen(asked):
         error = UNSEEN
     return round(tokens), max(error, counted.error)
@@ -107,7 +108,8 @@ def answer_tokens(
     if not exact(family):
         tokens = family.said * text + family.factor * (reasoning + used) + family.used * calls
         tokens += family.end if tokens else 0
-        return round(tokens), round(family.factor * reasoning), max(family.errors.output, counted.error)
+        band = max(family.errors.output.part(tokens), counted.error)
+        return round(tokens), round(family.factor * reasoning), band
     tokens = text + reasoning + used
     if calls and asked is not None and asked.forced:
         tokens += 1 - sum(map(counted, said.names))  # what it had to call is not said again
@@ -119,7 +121,7 @@ def answer_tokens(
         tokens += 1
     if text and asked is not None and asked.tools:
         tokens += 1
-    return tokens, reasoning, max(family.errors.output, counted.error)
+    return tokens, reasoning, max(family.errors.output.part(tokens), counted.error)
 
 
 def _without_additional(schema: Any) -> Any:

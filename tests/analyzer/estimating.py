@@ -20,6 +20,8 @@ from fluxen.analyzer.overheads import UNSEEN
 from fluxen.analyzer.texts import Prompt, read_prompt
 
 _PICTURE = re.compile(r"@@B64:(?:png|jpeg|webp|gif):(\d+)x(\d+):[^@]*@@")
+LARGE = 200
+"""Tokens from which on a count is large enough for its error to be a share of it."""
 _NOT_GENERATED = ("embed", "rerank", "count", "input_tokens", "compact")
 
 
@@ -47,9 +49,14 @@ class Measured:
 
     def error_of(self, kind: str) -> float:
         """As a part of the estimate: that is what a reader of the ledger has."""
-        if kind == "output":
-            return abs(self.estimate.output - self.output) / max(self.estimate.output, 1)
-        return abs(self.estimate.input - self.input) / max(self.estimate.input, 1)
+        return self.tokens_off(kind) / max(self.count_of(kind), 1)
+
+    def count_of(self, kind: str) -> int:
+        """The estimate of that side."""
+        return self.estimate.output if kind == "output" else self.estimate.input
+
+    def tokens_off(self, kind: str) -> int:
+        return abs(self.count_of(kind) - (self.output if kind == "output" else self.input))
 
 
 def measure(recorded: Iterable[Recorded]) -> Iterator[Measured]:
@@ -131,8 +138,20 @@ def table(groups: Groups) -> Iterator[tuple[tuple[str, str], str]]:
     for name, family in families().items():
         stated = {"text": family.errors.text, "tools": family.errors.tools, "output": family.errors.output}
         for kind in ("text", "tools", "output", "unseen"):
-            errors = [one.error_of(kind) for one in groups.get((name, kind), ())]
-            if errors:
-                middle, most = quantile(errors, 0.5), quantile(errors, 0.95)
-                band = stated.get(kind, UNSEEN)
-                yield (name, kind), f"| {name} | {kind} | {len(errors)} | {middle:.3f} | {most:.2f} | {band:.2f} |"
+            found = groups.get((name, kind), ())
+            if found:
+                errors = [one.error_of(kind) for one in found]
+                large = [one.error_of(kind) for one in found if one.count_of(kind) >= LARGE]
+                middle, most, more = (
+                    f"{100 * value:.1f} %" if value == value else "–" for value in _quantiles(errors, large)
+                )
+                band = stated.get(kind)
+                said = f"{band.tokens:g} tokens + {100 * band.share:g} %" if band is not None else f"{100 * UNSEEN:g} %"
+                yield (
+                    (name, kind),
+                    f"| {name} | {kind} | {len(errors)} | {middle} | {most} | {len(large)} | {more} | {said} |",
+                )
+
+
+def _quantiles(errors: list[float], large: list[float]) -> tuple[float, float, float]:
+    return quantile(errors, 0.5), quantile(errors, 0.95), quantile(large, 0.95)
