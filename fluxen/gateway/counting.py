@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+import zstandard
 
 from fluxen.gateway.questions import HELLO, LONGEST, Counted, Question, messages, read_begun, read_counted
 
@@ -66,6 +67,8 @@ class Counting:
         self._warmed: set[tuple[str, str, str | None]] = set()
         self._look: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
+        self.pack = zstandard.ZstdCompressor(level=1).compress
+        """Makes a body smaller that may have to be counted (Content-Encoding: zstd)."""
         self.given_up = 0
         """Questions without a count, for whatever reason."""
 

@@ -64,6 +64,7 @@ class Exchange(Silent):
         self._deferred: tuple[int, bytes, str | None, int | None, str] | None = None
         self._meter = None
         self._last: bytes | None = None  # the last of the answer, until its row is written
+        self._encoding = None
         self._end: End | None = None
         self._uncounted = None
         self._breaks = False  # the client's connection is to be broken once the row is written

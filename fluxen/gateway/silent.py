@@ -22,6 +22,8 @@ KEPT: Final = 32 * 1024 * 1024
 """Bytes that a worker holds on to while requests are answered. Of bodies beyond that only the length is known."""
 SMALL: Final = 4 * 1024
 """A body that is held on to in any case."""
+TINY: Final = 512
+"""A larger one is compressed while a stream is relayed, which may be open for long, and idle."""
 _NO_TEXT: Final = (b";base64,", b'"input_audio"', b'"inlineData"', b'"bytes"')
 """In a body of which the length tells nothing."""
 LONG_HEAD: Final = 128 * 1024
@@ -34,8 +36,10 @@ SILENT: Final = "/completions"
 class Silent(Dispatch):
     """A request that may have to be counted."""
 
-    __slots__ = ("_end", "_rough")
+    __slots__ = ("_encoding", "_end", "_rough")
 
+    _encoding: bytes | None
+    """Of the body that is held on to, if it is not that with which it came."""
     _end: End | None
     """The row, while what is missing is counted."""
     _rough: int
@@ -51,17 +55,27 @@ class Silent(Dispatch):
         if begin is None or worker.accountant.input_told_first(begin):
             self._let_go_of_body()
             return
+        body, endpoint = self._body, begin.endpoint or ""
         if self._reserved > SMALL:
             self._hold_on()
-        body, endpoint = self._body, begin.endpoint or ""
+        elif self._reserved > TINY and body and self._opening.content_encoding is None:
+            self._pack(body)
         asked = self._splice is not None and self._splice.asks
         if asked or not body or not endpoint.endswith(SILENT) or any(ASKED in piece for piece in body):
             return
         worker.counting.warm(begin.dialect or "", endpoint, begin.model_asked)
-        if worker.kept_bytes + LONG_HEAD <= KEPT:
+        if self._body is not None and worker.kept_bytes + LONG_HEAD <= KEPT:
             meter.keep_more(LONG_HEAD)
             worker.kept_bytes += LONG_HEAD
             self._kept += LONG_HEAD
+
+    def _pack(self, body: list[bytes]) -> None:
+        """Hold on to less."""
+        packed = self._worker.counting.pack(b"".join(body))
+        if len(packed) < self._reserved:
+            self._worker.body_bytes -= self._reserved - len(packed)
+            self._reserved = len(packed)
+            self._body, self._encoding = [packed], b"zstd"
 
     def _hold_on(self) -> None:
         """The answer begins: keep the body nevertheless, for it may have to be counted."""
@@ -99,7 +113,8 @@ class Silent(Dispatch):
         if body is None and not told and self._length and not self._rough:
             return None
         size = sum(map(len, body)) if body else 0
-        encoding = None if opening.content_encoding is None else opening.content_encoding.decode("latin-1")
+        coding = self._encoding or opening.content_encoding
+        encoding = None if coding is None else coding.decode("latin-1")
         head, tail = meter.head(), meter.tail()
         question = Question(
             end.dialect or "", end.endpoint or "", reading.model or end.model_asked, 0.0, size,

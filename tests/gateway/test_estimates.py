@@ -416,3 +416,47 @@ def test_a_counter_that_is_slow_costs_a_row_its_count_and_no_more(gateway: Start
     until(lambda: server.logged("uncounted"), "a word of it in the log")
     os.kill(counter, signal.SIGCONT)
     until(lambda: server.row(server.ask(request(body=QUESTION)))["usage_source"] == "estimated", "it to count again")
+
+
+# ── what is kept ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("size", [100, 2_000, 20_000, 2_000_000])
+def test_requests_of_any_size_are_kept_for_it(server: Gateway, upstream: Upstream, size: int) -> None:
+    text = ("Sentence after sentence, until it is enough. " * (size // 40))[:size]
+    body = json.dumps({"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": text}]}).encode()
+    upstream.plays(SSE + chunked(*SILENT))
+    row = server.row(server.ask(request(body=body)))
+    assert (row["usage_source"], row["request_bytes"]) == ("estimated", len(body))
+    assert row["input_tokens"] == expected(SILENT, body)[0]
+
+
+def test_beyond_what_may_be_kept_a_length_is_a_rough_guess(gateway: StartGateway, upstream: Upstream) -> None:
+    """And for images, whose length tells nothing, no guess at all."""
+    server = gateway(config(upstream))
+    go_on = threading.Event()
+
+    def play(connection: Connection, _: Request) -> None:
+        connection.send((SSE + chunked(*SILENT)).removesuffix(b"0\r\n\r\n"))
+        assert go_on.wait(60)
+        connection.send(b"0\r\n\r\n")
+
+    upstream.plays(play)
+    text = json.dumps({"model": "gpt-4o", "stream": True, "messages": [{"content": "word " * 3_000_000}]}).encode()
+    image = text.replace(b"word word word ", b";base64,iVBORw0", 1)
+    clients = [server.connect() for _ in range(4)]
+    for number, (client, body) in enumerate(zip(clients, (text, text, text, image), strict=True)):
+        client.send(request(body=body, headers=[b"x-client-request-id: %d" % number]))
+        data = b""
+        while DONE not in data:
+            data += client.read()
+    go_on.set()
+    rows = {row["client_request_id"]: row for row in server.rows(at_least=4)}
+    for client in clients:
+        client.close()
+    tokens, error = (rows["0"][name] for name in ("input_tokens", "usage_error"))
+    assert rows["2"]["usage_source"] == "estimated"
+    assert rows["2"]["usage_error"] > error
+    assert rows["2"]["usage_error"] > 0.3
+    assert tokens / 3 < rows["2"]["input_tokens"] < tokens * 3
+    assert rows["3"]["usage_source"] == "unknown"
