@@ -71,7 +71,7 @@ class Silent(Dispatch):
 
     def _pack(self, body: list[bytes]) -> None:
         """Hold on to less."""
-        packed = self._worker.counting.pack(b"".join(body))
+        packed = bytes(memoryview(self._worker.counting.pack(b"".join(body))))  # a copy: that has room for a larger one
         if len(packed) < self._reserved:
             self._worker.body_bytes -= self._reserved - len(packed)
             self._reserved = len(packed)
