@@ -41,6 +41,7 @@ _JSON_BODY = re.compile(
 )
 
 
+_AS_THEY_ARE = ("bedrock", "cohere", "ollama")  # dialects whose paths have no version, or bring their own
 _FORMS = ("/v1/images/", "/v1/audio/")  # endpoints that take JSON or a form
 
 
@@ -203,9 +204,10 @@ class Router:
         dialect, endpoint = spoken_at(text, upstream.dialect, upstream.also)
         json_body = dialect.door(text) is not None or dialect.billing(endpoint) == "tokens"
         sold = next((name for path, name in upstream.price_lists if under(rest, path)), None)
+        path = upstream.base + rest if dialect.name in _AS_THEY_ARE else upstream.path(rest, unified=False)
         return Route(
-            "mount", upstream if sold is None else replace(upstream, provider=sold), upstream.path(rest, unified=False),
-            dialect, upstream.dialect, endpoint, dialect.model_in_path(text), dialect.streams_by_path(text),
+            "mount", upstream if sold is None else replace(upstream, provider=sold), path, dialect, upstream.dialect,
+            endpoint, dialect.model_in_path(text), dialect.streams_by_path(text),
             json_body and not endpoint.startswith(_FORMS),
         )  # fmt: skip
 

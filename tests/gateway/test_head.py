@@ -227,3 +227,19 @@ def test_what_is_read_of_an_answer() -> None:
     out = found.relayed(b"", True)
     assert out.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"chunked" not in out
+
+
+def test_bedrock_counts_in_the_head() -> None:
+    lines = [
+        b"X-Amzn-Bedrock-Input-Token-Count: 0038",
+        b"x-amzn-bedrock-output-token-count:0 ",
+        b"x-amzn-bedrock-cache-read-input-token-count: many",
+        b"x-amzn-bedrock-cache-write-input-token-count: -1",
+        b"x-amzn-bedrock-other-token-count: 5",
+        b"x-amzn-bedrock-invocation-latency: 3163",
+    ]
+    raw = b"\r\n".join([b"HTTP/1.1 200 OK", *lines])
+    head = AnswerHead(raw)
+    assert head.counts == b'{"inputTokens":38,"outputTokens":0}'
+    assert head.relayed(b"", False) == raw + b"\r\n\r\n"  # and all of them go on
+    assert AnswerHead(b"HTTP/1.1 200 OK\r\nContent-Length: 5").counts is None

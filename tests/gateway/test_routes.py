@@ -87,6 +87,56 @@ def test_mounts(router: Router, path: bytes, upstream: str | None, sent: bytes |
     assert router.find(path, "openai") is route
 
 
+SPOKEN = """
+  azure: {target_url: "http://127.0.0.1:1"}
+  google-vertex: {target_url: "http://127.0.0.1:1"}
+  bedrock: {target_url: "http://127.0.0.1:1"}
+  cohere: {target_url: "http://127.0.0.1:1"}
+  ollama: {target_url: "http://127.0.0.1:1"}
+  huggingface: {target_url: "http://127.0.0.1:1"}
+  any: {target_url: "http://127.0.0.1:1", dialect: openai}
+"""
+VERTEX = "/v1/projects/p/locations/l/publishers"
+
+
+@pytest.mark.parametrize(
+    ("path", "dialect", "endpoint", "model", "provider"),
+    [
+        ("/azure/openai/deployments/mine/chat/completions", "openai", "/v1/chat/completions", "mine", "azure"),
+        ("/azure/openai/v1/responses", "openai", "/v1/responses", None, "azure"),
+        (f"/google-vertex{VERTEX}/google/models/m:generateContent", "gemini",
+         "/v1/publishers/{publisher}/models/{model}:generateContent", "m", "vertex"),
+        (f"/google-vertex{VERTEX}/anthropic/models/m:rawPredict", "anthropic", "/v1/messages", "m", "vertex"),
+        ("/bedrock/model/m%3A0/converse", "bedrock", "/model/{model}/converse", "m:0", "bedrock"),
+        ("/cohere/v1/chat", "cohere", "/v1/chat", None, "cohere"),
+        ("/cohere/compatibility/v1/chat/completions", "openai", "/v1/chat/completions", None, "cohere"),
+        ("/ollama/api/embeddings", "ollama", "/api/embeddings", None, "ollama"),
+        ("/ollama/v1/chat/completions", "openai", "/v1/chat/completions", None, "ollama"),
+        ("/huggingface/together/v1/chat/completions", "openai", "/v1/chat/completions", None, "huggingface_together"),
+        ("/huggingface/v1/chat/completions", "openai", "/v1/chat/completions", None, "huggingface"),
+        ("/any/model/m/invoke", "bedrock", "/model/{model}/invoke", "m", ""),
+        ("/any/v2/chat", "cohere", "/v2/chat", None, ""),
+        ("/any/api/chat", "ollama", "/api/chat", None, ""),
+        ("/any/v1/messages", "anthropic", "/v1/messages", None, ""),
+    ],
+)  # fmt: skip
+def test_the_path_says_what_is_spoken_and_goes_on_as_it_is(
+    tmp_path: Path, path: str, dialect: str, endpoint: str, model: str | None, provider: str
+) -> None:
+    route = snapshot_router(tmp_path, SPOKEN).find(path.encode(), "openai")
+    assert route.upstream is not None
+    assert (route.dialect.name, route.endpoint, route.model) == (dialect, endpoint, model)
+    assert route.path == path.encode()[len(route.upstream.mount) :]
+    assert route.upstream.provider == provider
+    assert route.json_body
+
+
+def test_googles_openai_door_is_still_googles(router: Router) -> None:
+    route = router.find(b"/v1beta/openai/chat/completions", "openai")
+    assert (route.dialect.name, route.home.name) == ("openai", "gemini")
+    assert router.choose(route.home, "gemini-2.5-pro").name == "gemini"
+
+
 @pytest.mark.parametrize(
     ("path", "hint", "dialect", "model"),
     [
