@@ -91,7 +91,7 @@ _DOOR: Final = re.compile(
     r"|moderations|images/(?:generations|edits|variations)|audio/(?:speech|transcriptions|translations))$"
 )
 _VERTEX: Final = re.compile(r"/publishers/(?!google/|anthropic/)[^/]+/models/([^/:]+):(?:stream)?[rR]awPredict$")
-_DEPLOYMENT: Final = re.compile(r"/openai/deployments/([^/]+)/")
+_DEPLOYMENT: Final = re.compile(r"(?:^|/openai)/deployments/([^/]+)/")
 
 # Google's OpenAI-compatible doors: their counts have a rule of their own.
 GEMINI_CHAT: Final = "/v1beta/openai/chat/completions"

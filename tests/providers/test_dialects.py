@@ -128,6 +128,7 @@ def test_the_model_in_a_path() -> None:
     assert ANTHROPIC.model_in_path(f"{vertex}/anthropic/models/count-tokens:rawPredict") is None
     assert OPENAI.model_in_path(f"{vertex}/mistralai/models/mistral-x:streamRawPredict") == "mistral-x"
     assert OPENAI.model_in_path("/openai/deployments/my%20gpt/chat/completions") == "my gpt"
+    assert OPENAI.model_in_path("/deployments/my%20gpt/chat/completions") == "my gpt"  # below a target_url with /openai
     assert BEDROCK.model_in_path("/model/us.anthropic.claude-x%3A0/converse") == "us.anthropic.claude-x:0"
     assert BEDROCK.model_in_path("/model/arn%3Aaws%3Abedrock%2Fx/invoke") == "arn:aws:bedrock/x"
     assert BEDROCK.model_in_path("/model/x/other") is None
