@@ -141,9 +141,7 @@ class Arena:
             await poll(lambda: victim not in (now := self._workers()) and now, "another worker")
 
     def _counters(self) -> list[int]:
-        """When it is clear which of the processes it is."""
-        found = proc.counters(self.server.process.pid) if self._workers() else []
-        return found if len(found) == 1 and proc.roles(self.server.process.pid)[1] is not None else []
+        return proc.counters(self.server.process.pid) if self._workers() else []
 
     def _workers(self) -> list[int]:
         found = proc.roles(self.server.process.pid)[0]

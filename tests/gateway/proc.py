@@ -84,10 +84,11 @@ def roles(supervisor: int) -> tuple[list[int], int | None]:
 
 
 def counters(supervisor: int) -> list[int]:
-    """The process that counts tokens, if it runs: no journal, no DuckDB, and no eye on files."""
+    """The process that counts tokens, once it is clear which one that is: no journal, no DuckDB, no eye on files."""
     workers, compactor = roles(supervisor)
     others = [pid for pid in children(supervisor) if pid not in (*workers, compactor)]
-    return [pid for pid in others if not any("inotify" in name for name in descriptors(pid))]
+    found = [pid for pid in others if not any("inotify" in name for name in descriptors(pid))]
+    return found if compactor is not None and len(found) == 1 else []
 
 
 def _maps(pid: int) -> str:

@@ -385,7 +385,7 @@ def test_the_gateway_ends_while_rows_are_counted(gateway: StartGateway, upstream
     server = gateway(config(upstream))
     upstream.plays(SSE + chunked(*SILENT))
     server.ask(request(body=QUESTION))
-    [counter] = proc.counters(server.process.pid)
+    [counter] = until(lambda: proc.counters(server.process.pid), "the counter to run")
     os.kill(counter, signal.SIGSTOP)
     clients = [server.connect() for _ in range(3)]
     for number, client in enumerate(clients):
