@@ -44,7 +44,8 @@ def behind(text: bytes) -> int | None:
         fields = _fields(text)
         if not 0 < len(fields) < NAMES or not all(map(_meant, fields)):
             return None
-        if _written_out(fields) != len(text):
+        more = len(text) - _written_out(fields)
+        if more and (more != 2 * len(fields) - 1 or text != _spaced_out(fields)):
             _see_each(text)
     except (_Unclear, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
@@ -58,6 +59,11 @@ def _written_out(fields: dict[str, msgspec.Raw]) -> int:
     for name, value in fields.items():
         size += len(name) + len(value) + 4
     return size
+
+
+def _spaced_out(fields: dict[str, msgspec.Raw]) -> bytes:
+    """The other way that is common: Python's, with a space behind each comma and colon."""
+    return b"{%b}" % b", ".join([b'"%b": %b' % (name.encode(), value) for name, value in fields.items()])
 
 
 def _see_each(text: bytes) -> None:
@@ -75,15 +81,13 @@ def _see_each(text: bytes) -> None:
 
 def spliced(pieces: Sequence[bytes], left: int) -> list[bytes]:
     """The pieces of a body with ASKED in it. left: what `behind` says of them together."""
-    result = list(pieces)
-    for at in range(len(result) - 1, -1, -1):
-        piece = result[at]
+    for at in range(len(pieces) - 1, -1, -1):
+        piece = pieces[at]
         if len(piece) >= left:
             cut = len(piece) - left
-            result[at : at + 1] = piece[:cut], ASKED, piece[cut:]
-            break
+            return [*pieces[:at], piece[:cut], ASKED, piece[cut:], *pieces[at + 1 :]]
         left -= len(piece)
-    return result
+    return list(pieces)
 
 
 def plain(before: bytes, after: bytes) -> tuple[bytes, bytes]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fluxen.gateway.dispatch import Dispatch
     from fluxen.gateway.upstream import AnswerSink, UpstreamConnection
 
+MARK: Final = b"x-fluxen-spliced: 1\r\n"
 DECODED_MOST: Final = 16 * 1024 * 1024  # bytes that one read may decode to; nobody was asked for an encoding
 _MALFORMED: Final = (400, 422)
 """What a request is answered that has a field nobody knows."""
@@ -104,7 +105,7 @@ class Asked(StandIn):
     __slots__ = ("_connection", "_splice")
 
     def __init__(self, exchange: Dispatch, connection: UpstreamConnection, splice: Splice) -> None:
-        super().__init__(exchange)
+        self._exchange = exchange
         self._connection = connection
         self._splice = splice
 
@@ -124,7 +125,8 @@ class Asked(StandIn):
             else:
                 return Sifted(exchange, connection, decoder).takes(status, head, until_eof)
         connection.exchange = exchange
-        return exchange.answer_head(status, _Head(head) if splice.asks else head, until_eof)
+        out, meter, decode = exchange.answer_head(status, head, until_eof)
+        return exchange.marked(out) if splice.asks else out, meter, decode
 
     def _goes_on(self, said: bytes) -> bool:
         """The whole body of a refusal: whether the request goes on as its client wrote it."""
@@ -216,7 +218,7 @@ class _Head(AnswerHead):
 
     def relayed(self, added: bytes, without_encoding: bool) -> bytes:
         chunked = b"Transfer-Encoding: chunked\r\n" if self._chunked and not without_encoding else b""
-        return super().relayed(b"x-fluxen-spliced: 1\r\n" + chunked + added, without_encoding)
+        return super().relayed(MARK + chunked + added, without_encoding)
 
 
 def _decoded(decoder: Decoder, data: bytes) -> bytes | None:
