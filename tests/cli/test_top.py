@@ -223,7 +223,7 @@ def test_it_can_be_stopped_and_continued(scene: Scene) -> None:
     terminal.wait_for("q quit")
     terminal.type("\x1a")
     while "q quit" not in terminal.said.partition("stands still")[2]:
-        assert terminal._read()
+        assert terminal._read(), terminal.said[-2000:]
     scene.call(1, "bob")
     terminal.type("k")
     wait_for_screen(terminal, "bob")

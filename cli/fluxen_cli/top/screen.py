@@ -38,6 +38,7 @@ def run(source: Source, interval: float, look: float) -> None:
     with _Terminal(console) as terminal:
         due = 0.0
         while True:
+            terminal.pause()
             now = time.monotonic()
             if now >= due or terminal.changed():
                 console.update_screen(draw(source.snapshot(time.time()), *console.size))
@@ -103,14 +104,14 @@ class _Terminal:
         self._stdin = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else -1
         self._stack = contextlib.ExitStack()
         self._size = console.size
-        self._again = False
+        self._again = self._asked = False
 
     def __enter__(self) -> _Terminal:
         self._enter()
         self._stack.callback(self._leave)
         for number in _ENDS:
             self._stack.enter_context(_handled(number, self._end))
-        self._stack.enter_context(_handled(signal.SIGTSTP, self._pause))
+        self._stack.enter_context(_handled(signal.SIGTSTP, self._ask))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -151,7 +152,16 @@ class _Terminal:
     def _end(self, number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    def _pause(self, number: int, _: FrameType | None) -> None:
+    def _ask(self, *_: object) -> None:
+        """Ctrl-Z. It may come in the middle of a write, where nothing else can be written: `pause` does the rest."""
+        self._asked = True
+
+    def pause(self) -> None:
+        """Stand still, with the terminal as it was, if that was asked for."""
+        if not self._asked:
+            return
+        self._asked = False
+        number = signal.SIGTSTP
         self._leave()
         with _handled(number, signal.SIG_DFL):
             os.kill(os.getpid(), number)  # stands still here until it is continued
