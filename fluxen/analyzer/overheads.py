@@ -50,18 +50,19 @@ def prompt_tokens(family: Family, endpoint: str, asked: Prompt, count: Count) ->
         tokens = _openai(family, endpoint, asked, counted)
     else:
         tokens = _fitted(family, asked, counted)
-    known = True
-    for image in asked.images:
-        size, sure = image_tokens(family.images, image)
-        tokens += size
-        known = known and sure
+    tokens += sum(image_tokens(family.images, image)[0] for image in asked.images)
     tokens += sum(_UNSEEN_FILE + size // _BYTES_OF_FILE for size in asked.media)
     errors = family.errors
     band = errors.tools if asked.tools or asked.schema or asked.calls else errors.text
     error = band.part(tokens)
-    if not known or unseen(asked):
+    if incomplete(family, asked):
         error = UNSEEN
     return round(tokens), max(error, counted.error)
+
+
+def incomplete(family: Family, asked: Prompt) -> bool:
+    """Whether the count is a floor: the provider reads more, or an image whose size nobody can tell."""
+    return unseen(asked) or not all(image_tokens(family.images, image)[1] for image in asked.images)
 
 
 def unseen(asked: Prompt) -> bool:

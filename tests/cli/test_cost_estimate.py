@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from decimal import Decimal
@@ -21,6 +22,7 @@ PROMPT = "Summarise in three sentences what a gateway does.\n"
 TOKENS = tokenizer("o200k_base").count(PROMPT) + 7  # the frame of the one message and the answer's beginning
 GPT_4O = (Decimal("2.5"), Decimal("1.25"), Decimal("10"))
 """Dollars per million tokens of input, of cached input and of output, as OpenAI's list has had them for two years."""
+HIDDEN, SHOWN = "\x1b[?25l", "\x1b[?25h"
 REQUEST = {"model": "gpt-4o", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 500}
 
 
@@ -190,6 +192,55 @@ def test_on_a_terminal(clean_env: dict[str, str], tmp_path: Path) -> None:
     terminal = Terminal(command, clean_env, tmp_path)
     terminal.wait_for("nothing to estimate")
     assert terminal.ends() == 1
+
+
+def test_ended_in_the_middle_the_cursor_is_back(clean_env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "many").mkdir()
+    for name in map(str, range(8)):
+        (tmp_path / "many" / name).write_text("A sentence of some words, over and over again. " * 120_000)
+    command = [sys.executable, "-m", "fluxen_cli", "cost", "estimate", "many", "--models", "gpt-4o,claude-sonnet-4-5"]
+    terminal = Terminal(command, clean_env, tmp_path)
+    terminal.wait_for(HIDDEN)
+    terminal.wait_for("counting")
+    os.kill(terminal.pid, signal.SIGTERM)
+    assert terminal.ends() == 128 + signal.SIGTERM
+    assert terminal.said.rindex(SHOWN) > terminal.said.rindex(HIDDEN)
+
+
+def test_a_pipe_is_as_good_as_a_file(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """As the shell's <(git diff) is one."""
+    reading, writing = os.pipe()
+    os.write(writing, PROMPT.encode())
+    os.close(writing)
+    command = [sys.executable, "-m", "fluxen_cli", "cost", "estimate", f"/dev/fd/{reading}", "--models", "gpt-4o"]
+    done = subprocess.run(
+        [*command, "--json"], env=clean_env, cwd=tmp_path, capture_output=True, text=True, pass_fds=(reading,)
+    )
+    os.close(reading)
+    assert estimated(done)[0]["input_tokens"] == TOKENS
+
+
+def test_a_short_text_is_no_floor(fluxen: Fluxen, prompt: Path) -> None:
+    """However wide the band of a family: all that is read is there."""
+    done = fluxen("cost", "estimate", str(prompt), "--models", "gemini-2.5-flash", "--json")
+    assert estimated(done)[0]["requests_with_unseen_input"] == 0
+    assert "at least:" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "said"),
+    [
+        ("--provider", "opnai", "there is no provider 'opnai'\nhint: did you mean openai"),
+        ("--upstream", "gpuu", "there is no upstream 'gpuu'\nhint: did you mean gpu?"),
+    ],
+)
+def test_a_name_that_nobody_has_is_told(
+    fluxen: Fluxen, prompt: Path, tmp_path: Path, option: str, name: str, said: str
+) -> None:
+    (tmp_path / "fluxen.yaml").write_text("upstreams: {gpu: {target_url: 'http://127.0.0.1:1'}}")
+    done = fluxen("cost", "estimate", str(prompt), "--models", "gpt-4o", option, name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
 
 
 def test_it_is_offline(clean_env: dict[str, str], prompt: Path) -> None:

@@ -60,7 +60,7 @@ class Comparison:
     lines: dict[Target, Line] = field(default_factory=dict)
 
     def add(self, prompt: Prompt, targets: Iterable[Target]) -> None:
-        from fluxen.analyzer.overheads import UNSEEN, prompt_tokens
+        from fluxen.analyzer.overheads import incomplete, prompt_tokens
         from fluxen.analyzer.tokens import tokenizer
 
         # The same text is counted once, however many models are asked for.
@@ -74,7 +74,7 @@ class Comparison:
             line.requests += 1
             line.input += tokens
             line.band += tokens * error
-            line.floor += error >= UNSEEN
+            line.floor += incomplete(family, prompt)
             self._price(line, tokens, prompt.limit if self.output_tokens is None else self.output_tokens)
 
     def _family(self, target: Target) -> Family:

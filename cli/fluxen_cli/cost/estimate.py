@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -66,7 +66,7 @@ def command(
     found = gather(paths or ())
     book = prices_in_force(data_folder(data_dir, config), config)
     chosen = [name.strip() for name in (models or "").split(",") if name.strip()]
-    whose = _whose(config, provider, upstream)
+    whose = _whose(book, config, provider, upstream)
     now = time.time_ns() // 1000
     compared = Comparison(book, now, output_tokens)
     known = {name: _targets(book, name, now, whose, upstream) for name in chosen}
@@ -84,21 +84,35 @@ def command(
     _emit(compared, found, as_json, as_csv)
 
 
-def _whose(config: Path | None, provider: str | None, upstream: str | None) -> str | None:
-    """The provider whose prices are meant, None when nobody said."""
+def _whose(book: PriceBook, config: Path | None, provider: str | None, upstream: str | None) -> str | None:
+    """The provider whose prices are meant, None when nobody said. Raises FluxenError for a name that nobody has."""
     from fluxen.config.locate import written_upstreams
     from fluxen.config.paths import find_config
     from fluxen.providers.catalogue import load_catalogue, provider_of_upstream
 
     catalogue = load_catalogue()
     if provider is not None:
-        return catalogue[provider].name if provider in catalogue else provider
+        if provider in catalogue:
+            return catalogue[provider].name
+        if book.list_name(provider) not in book.file.providers:
+            raise _nobody("provider", provider, {*catalogue, *book.file.providers})
+        return provider
     if upstream is None:
         return None
     path = find_config(config, os.environ)
     written = written_upstreams(path, os.environ) if path is not None else {}
-    known = provider_of_upstream(upstream, written.get(upstream, (None, None))[0], catalogue)
+    if upstream not in written and upstream not in catalogue:
+        raise _nobody("upstream", upstream, written or catalogue)
+    target_url, dialect = written.get(upstream, (None, None))
+    known = provider_of_upstream(upstream, target_url, catalogue, dialect)
     return known.name if known is not None else ""
+
+
+def _nobody(what: str, name: str, known: Iterable[str]) -> FluxenError:
+    import difflib
+
+    close = difflib.get_close_matches(name, sorted(known), n=NEAREST)
+    return FluxenError(f"there is no {what} '{name}'", hint=f"did you mean {', '.join(close)}?" if close else None)
 
 
 def _targets(book: PriceBook, model: str, now: int, provider: str | None, upstream: str | None) -> tuple[Target, ...]:
@@ -121,9 +135,12 @@ def _progress(found: Inputs) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from fluxen_cli.unwinding import unwinding
+
     console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
     columns = (TextColumn("counting"), BarColumn(28), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+    bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+    with unwinding(), bar:
         task = bar.add_task("", total=found.size)
         yield lambda done: bar.update(task, advance=done)
 
@@ -155,7 +172,8 @@ def _named(line: Line) -> dict[str, object]:
 
 def _notes(lines: list[Line], found: Inputs) -> Iterator[str]:
     if found.skipped:
-        yield f"{found.skipped:,} files are no text of at most 64 MB: left out"
+        files = "file is" if found.skipped == 1 else "files are"
+        yield f"{found.skipped:,} {files} no text of at most 64 MB: left out"
     requests = max(line.requests for line in lines)
     if requests > 1:
         yield f"the sum of {requests:,} requests"

@@ -113,9 +113,7 @@ def _walk(folder: Path, found: Inputs) -> None:
 
 
 def _contents(path: Path) -> bytes:
-    with path.open("rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise FluxenError(f"{path} is no file")
+    with path.open("rb") as file:  # or a pipe: <(git diff)
         return file.read(MAX_FILE + 1)
 
 
