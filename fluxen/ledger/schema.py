@@ -31,6 +31,8 @@ class Column:
 
 
 MONEY = "DECIMAL(18,12)"
+MOST_PICO = 10**18 - 1
+"""What that holds, in pico-dollars: a million dollars. No request costs more; a count that says so is not true."""
 
 COLUMNS: tuple[Column, ...] = (
     Column("id", "UUID", "UUIDv7 of the request; every answer carries it as x-fluxen-id"),

@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from fluxen.analyzer.cost import UNKNOWN
 from fluxen.analyzer.prices import PriceBook
 from fluxen.analyzer.reprice import PRICED, Recorded
 from fluxen.analyzer.reprice import reprice as price_again
 from fluxen.ledger.record import Adjustment
+from fluxen.ledger.schema import MOST_PICO
 from fluxen.providers.catalogue import load_catalogue, provider_of_upstream
 
 if TYPE_CHECKING:
@@ -166,6 +168,8 @@ class _Run:
                 line = self._lines[model] = Line(model)
             row = Recorded(*told)
             found = price_again(self._book, self._providers(row.upstream), row)
+            if found is not None and found.total is not None and found.total > MOST_PICO:
+                found = UNKNOWN  # nor has the row a cost: it could not be written
             line.requests += 1
             after = cost
             if found is None:

@@ -202,6 +202,9 @@ def test_nobody_is_asked_where_nobody_is(fluxen: Fluxen, ledger: Path) -> None:
     done = fluxen("cost", "reprice", "--data-dir", "data")
     assert done.returncode == 2
     assert "--since" in done.stderr
+    # What can't be at all is told first: yes would not help.
+    assert fluxen("cost", "reprice", "--since", "2026-02-30", "--data-dir", "data").returncode == 2
+    assert fluxen("cost", "reprice", "--since", "7d", "--data-dir", "elsewhere").returncode == 5
 
 
 @pytest.mark.parametrize(("said", "code"), [("y\n", 0), ("\n", 1), ("\x04", 1)])

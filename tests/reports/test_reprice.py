@@ -72,6 +72,19 @@ def test_prices_may_change_to_and_fro(tmp_path: Path) -> None:
     assert Reader(tmp_path).query("SELECT sum(cost_usd) = 0 FROM requests").rows == [(True,)]
 
 
+def test_a_cost_that_no_row_can_hold_is_unknown(tmp_path: Path) -> None:
+    """A server that counts in trillions is not billed by what it says, neither the first time nor again."""
+    journal = Journal(tmp_path, "node", 0)
+    end = End(new_id(), NOON, dialect="openai", endpoint="/v1/chat/completions", upstream="openai")
+    end.usage_source, end.model, end.input_tokens, end.output_tokens = "reported", "m", 10**13, 1
+    end.cost_pico = 10**20
+    assert journal.end(end)
+    journal.close()
+    for _ in range(2):
+        total, _ = run(Reader(tmp_path))
+        assert (total.adjusted, total.unpriced_before, total.unpriced_after, total.after) == (0, 1, 1, 0)
+
+
 def test_providers() -> None:
     of = providers_of(
         {"mine": ("https://api.openai.com", None), "openai": (None, "anthropic"), "own": ("http://10.0.0.1", None)}

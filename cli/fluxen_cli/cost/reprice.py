@@ -70,15 +70,15 @@ def command(
     from fluxen.reports.zone import chosen_zone
     from fluxen_cli.cost.book import prices_in_force
 
-    piped = prices is not None and str(prices) == "-"
-    if not dry_run and not yes and (piped or not sys.stdin.isatty()):
-        raise FluxenError("nobody is there to be asked whether to adjust", hint="say so with --yes, or see --dry-run")
     now = datetime.now(UTC)
     start, end = parse_span(since, until, now, chosen_zone(timezone, os.environ))
     selected = Selection(
         start, end or now, tuple(model or ()), tuple(upstream or ()), parse_where(where or ()), only_unpriced
     )
     folder = ledger_folder(data_dir, config)
+    piped = prices is not None and str(prices) == "-"
+    if not dry_run and not yes and (piped or not sys.stdin.isatty()):
+        raise FluxenError("nobody is there to be asked whether to adjust", hint="say so with --yes, or see --dry-run")
     book = prices_in_force(folder.parent, config, prices)
     providers = providers_of(_upstreams(config))
     with nullcontext() if dry_run else adjusting(folder, socket.gethostname()[:64]) as adjuster:
@@ -205,9 +205,12 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from fluxen_cli.unwinding import unwinding
+
     console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
     columns = (TextColumn("pricing"), BarColumn(28), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+    bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+    with unwinding(), bar:
         task = bar.add_task("", total=None, visible=False)
 
         def show(done: int, whole: int) -> None:
