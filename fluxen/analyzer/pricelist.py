@@ -170,15 +170,17 @@ class PriceFile:
 
     def same_as(self, other: PriceFile) -> bool:
         """Whether they say the same."""
-        mine, theirs = ({name: bytes(raw) for name, raw in one._providers.items()} for one in (self, other))
+        mine, theirs = (
+            {name: msgspec.json.decode(raw) for name, raw in one._providers.items()} for one in (self, other)
+        )
         return mine == theirs and self._tiers == other._tiers
 
-    def models(self) -> dict[tuple[str, str], list[bytes]]:
+    def models(self) -> dict[tuple[str, str], list[Model]]:
         """What is said of each model, by provider and id, for comparison."""
-        found: dict[tuple[str, str], list[bytes]] = {}
+        found: dict[tuple[str, str], list[Model]] = {}
         for name in self._providers:
-            for model, raw in self.list_of(name).raw():
-                found.setdefault((name, model), []).append(raw)
+            for model in self.list_of(name):
+                found.setdefault((name, model.id), []).append(model)
         return found
 
     def list_of(self, provider: str) -> PriceList:
@@ -247,10 +249,6 @@ class PriceList:
 
     def __iter__(self) -> Iterator[Model]:
         return (self._model(i) for i in range(len(self._raw)))
-
-    def raw(self) -> Iterator[tuple[str, bytes]]:
-        """Each model's id, and what is said of it."""
-        return ((msgspec.json.decode(raw, type=_Named).id, bytes(raw)) for raw in self._raw)
 
     def _model(self, i: int) -> Model:
         model = self._opened.get(i)

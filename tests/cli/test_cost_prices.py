@@ -193,6 +193,15 @@ def test_one_version_says_one_thing(fluxen: Fluxen, tmp_path: Path) -> None:
     assert done.returncode == 1 and "under the same version" in done.stderr
 
 
+def test_how_a_book_is_laid_out_is_no_difference(fluxen: Fluxen, tmp_path: Path) -> None:
+    """Somebody's editor, or jq, put line breaks in."""
+    for version, said in ((VERSION, "in force already"), ("mine-1", "0 models new, 0 models changed")):
+        (tmp_path / "book").write_text(json.dumps(json.loads(renamed(version)), indent=1))
+        done = fluxen("cost", "prices", "update", "book")
+        assert done.returncode == 0, done.stderr
+        assert said in done.stderr
+
+
 def test_a_book_that_can_not_be_used_changes_nothing(fluxen: Fluxen, data: Path, tmp_path: Path) -> None:
     (tmp_path / "book").write_bytes(renamed("mine-1"))
     assert fluxen("cost", "prices", "update", "book").returncode == 0
