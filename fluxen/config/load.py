@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import get_args
 
@@ -283,10 +284,16 @@ def _same_keys(config: Config, document: Document) -> Iterator[Problem]:
 
 
 def _warnings(config: Config, document: Document) -> Iterator[Problem]:
+    upstreams = list(config.upstreams.by_name)
     for index, entry in enumerate(config.prices):
+        for position, glob in enumerate(entry.upstream or () if upstreams else ()):
+            if not any(fnmatchcase(name.lower(), glob.lower()) for name in upstreams):
+                where: Where = ("prices", index, "upstream", position)
+                message = f"meets no upstream of this file{_nearest(glob, upstreams)}: nothing has this price"
+                yield Problem(document.mark(where), where, message)
         first = next((number for number in range(index) if config.prices[number].covers(entry)), None)
         if first is not None:
-            where: Where = ("prices", index)
+            where = ("prices", index)
             message = f"never counts: prices[{first}] comes first and says all of it already; write the special first"
             yield Problem(document.mark(where), where, message)
     keys = config.api_keys

@@ -245,6 +245,24 @@ def test_an_entry_that_never_counts_is_warned_of(text: str, warned: bool) -> Non
     assert [("prices[1]: never counts" in line) for line in warnings] == [True] * warned
 
 
+@pytest.mark.parametrize(
+    ("upstream", "said"),
+    [
+        ("gpuu", "prices[0].upstream[0]: meets no upstream of this file (did you mean 'gpu'?)"),
+        ("[gpu, 'azure-*']", "prices[0].upstream[1]: meets no upstream of this file: nothing has this price"),
+        ("[GPU, 'o*']", None),
+    ],
+)
+def test_a_price_at_no_upstream_is_warned_of(upstream: str, said: str | None) -> None:
+    prices = f"prices: [{{models: a, upstream: {upstream}, input: 1}}]\n"
+    file = f"upstreams: {{gpu: {{target_url: 'http://127.0.0.1:1'}}, openai: {{}}}}\n{prices}"
+    warnings = load_bytes(file.encode(), {"HOME": "/"}, None).warnings
+    assert len(warnings) == (said is not None)
+    assert said is None or said in warnings[0]
+    # Without upstreams those that the environment has keys for are there: any may be meant.
+    assert load_bytes(prices.encode(), {"HOME": "/"}, None).warnings == ()
+
+
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.decimals().map(str),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=8), inner, max_size=2),
