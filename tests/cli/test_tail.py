@@ -155,6 +155,9 @@ def test_begins_are_shown_once(scene: Scene) -> None:
     client = scene.connect()
     client.send(sent + body)
     until(lambda: scene.query("SELECT * FROM in_flight"), "an open request")
+    command = [*FLUXEN, "tail", "--json", "--begins", "--no-follow"]
+    done = subprocess.run(command, capture_output=True, text=True, env=scene.env(), check=True)
+    assert [(one["event"], one["key_id"]) for one in objects(done.stdout)] == [("begin", "alice")]
     watching = Watching(scene, "tail", "--json", "--begins")
     (begun,) = objects("\n".join(watching.lines(1)))
     assert list(begun) == ["schema_version", "event", *(column.name for column in IN_FLIGHT)]

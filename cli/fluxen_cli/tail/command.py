@@ -83,9 +83,9 @@ def command(
     try:
         for batch in before(follower, wanted):
             show.events(batch)
+        if begins:
+            show.events([begun for begun in follower.in_flight if wanted.matches(begun)])
         if follow:
-            if begins:
-                show.events([begun for begun in follower.in_flight if wanted.matches(begun)])
             _follow(follower, wanted, show)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
