@@ -169,6 +169,10 @@ def visible(terminal: Terminal) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", screen)
 
 
+def widest(screen: str) -> int:
+    return max(len(line.rstrip()) for line in screen.split("\n"))
+
+
 def wait_for_screen(terminal: Terminal, text: str) -> None:
     until(lambda: terminal._read() and text in visible(terminal), f"a screen with {text!r}", 30)
 
@@ -195,10 +199,13 @@ def test_the_screen_lives_and_obeys(scene: Scene) -> None:
 def test_the_screen_follows_the_terminals_size(scene: Scene) -> None:
     scene.call()
     terminal = on_screen(scene, columns=120)
-    wait_for_screen(terminal, "unknown $")
-    fcntl.ioctl(terminal._master, termios.TIOCSWINSZ, struct.pack("HHHH", 14, 60, 0, 0))
-    until(lambda: terminal._read() and "unknown $" not in visible(terminal) and "$/min" in visible(terminal), "60", 30)
-    assert max(len(line.rstrip()) for line in visible(terminal).split("\n")) <= 60
+    wait_for_screen(terminal, "in tok/s")
+    for columns in (60, 40):
+        fcntl.ioctl(terminal._master, termios.TIOCSWINSZ, struct.pack("HHHH", 14, columns, 0, 0))
+        until(lambda: terminal._read() and widest(visible(terminal)) <= columns, f"{columns} columns", 30)
+        assert "in tok/s" not in visible(terminal)
+        for heading in ("$/min", "unknown $"):  # whole, over both tables
+            assert visible(terminal).count(heading) == 2
     terminal.type("q")
     assert terminal.ends() == 0
 

@@ -29,7 +29,8 @@ _KEYS: Final = "m model  k key  u upstream   1 minute  5 minutes  h hour   q qui
 _ABOVE: Final = 9  # lines that are no group: title, windows, headings, rules, keys
 _ESCAPE: Final = re.compile("\x1b(\\[[0-9;]*[ -/]*[@-~]|O[ -~]|[ -~])?")
 _ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
-_SPARE: Final = ("in tok/s", "latency", "unknown $")  # left out on a narrow terminal, the first one first
+# Left out on a narrow terminal, the first one first: no number is cut, and dollars are not shown as if they were all.
+_SPARE: Final = ("in tok/s", "latency", "out tok/s", "errors", "in flight", "req/s", "requests")
 
 
 def run(source: Source, interval: float, look: float) -> None:
@@ -75,7 +76,7 @@ def _cut(text: Text, width: int) -> Text:
 def _table(names: list[str] | tuple[str, ...], rows: list[list[str]], width: int, chosen: int = -1) -> Table:
     shown = list(range(len(names)))
     for spare in _SPARE:
-        if _width(names, rows, shown) > width:
+        if spare in names and _width(names, rows, shown) > width:
             shown.remove(names.index(spare))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     over = _width(names, rows, shown) - width
