@@ -177,6 +177,10 @@ def wait_for_screen(terminal: Terminal, text: str) -> None:
     until(lambda: terminal._read() and text in visible(terminal), f"a screen with {text!r}", 30)
 
 
+def wait_for_width(terminal: Terminal, columns: int) -> None:
+    until(lambda: terminal._read() and widest(visible(terminal)) <= columns, f"a screen of {columns} columns", 30)
+
+
 def test_the_screen_lives_and_obeys(scene: Scene) -> None:
     scene.call()
     terminal = on_screen(scene, "--budget", "50/day")
@@ -202,7 +206,7 @@ def test_the_screen_follows_the_terminals_size(scene: Scene) -> None:
     wait_for_screen(terminal, "in tok/s")
     for columns in (60, 40):
         fcntl.ioctl(terminal._master, termios.TIOCSWINSZ, struct.pack("HHHH", 14, columns, 0, 0))
-        until(lambda: terminal._read() and widest(visible(terminal)) <= columns, f"{columns} columns", 30)
+        wait_for_width(terminal, columns)
         assert "in tok/s" not in visible(terminal)
         for heading in ("$/min", "unknown $"):  # whole, over both tables
             assert visible(terminal).count(heading) == 2
