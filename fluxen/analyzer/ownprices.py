@@ -71,6 +71,12 @@ class OwnPrices:
     def __bool__(self) -> bool:
         return bool(self._entries)
 
+    def tiers(self, names: Iterable[str], upstream: str | None) -> list[str]:
+        """Those that entries for a model of these names speak of, at any time."""
+        spelt = [name.lower() for name in names]
+        found = (entry.tier for entry in self._entries if entry.tier is not None and _meets(entry, spelt, upstream))
+        return list(dict.fromkeys(found))
+
     def apply(self, terms: Terms | None, names: Collection[str], upstream: str | None, tier: str, ts: int) -> Own:
         """The price of a model that has these names, the first of which is shown. terms: what the book says of it."""
         since, until = EVER if terms is None else (terms.since, terms.until)
@@ -80,9 +86,7 @@ class OwnPrices:
         own = free = False
         spelt = [name.lower() for name in (*names, *([terms.model] if terms is not None else []))]
         for entry in self._entries:
-            if not any(entry.models.match(name) for name in spelt):
-                continue
-            if entry.upstreams is not None and (upstream is None or not entry.upstreams.match(upstream.lower())):
+            if not _meets(entry, spelt, upstream):
                 continue
             if entry.tier is not None and entry.tier != tier:
                 continue
@@ -108,6 +112,13 @@ class OwnPrices:
         name = next(iter(names)) if terms is None else terms.model
         price = Price.of(name, dict(tokens), {**listed, **fees}, _FREE if free else share, own=True)
         return Own(price, since, until)
+
+
+def _meets(entry: _Entry, names: Iterable[str], upstream: str | None) -> bool:
+    """names: in lower case."""
+    if entry.upstreams is not None and (upstream is None or not entry.upstreams.match(upstream.lower())):
+        return False
+    return any(entry.models.match(name) for name in names)
 
 
 def _compiled(entry: PriceEntry) -> _Entry:

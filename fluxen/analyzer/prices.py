@@ -75,6 +75,10 @@ class PriceBook:
         """What the file calls a provider of ours; None: it has no list prices."""
         return self._names.get(provider, provider)
 
+    def own_tiers(self, names: Iterable[str], upstream: str | None) -> list[str]:
+        """Tiers of which one's own prices speak, for a model of these names."""
+        return self._own.tiers(names, upstream)
+
     def find(self, provider: str, model: str, at: datetime, tier: str | None = None) -> Price | None:
         """The price of a provider's model at a time (UTC if it says nothing else); None: unknown."""
         if at.tzinfo is None:

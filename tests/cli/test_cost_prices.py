@@ -126,6 +126,16 @@ def test_a_model_in_nobodys_list_has_the_price_one_gave_it(fluxen: Fluxen, confi
     assert fluxen("cost", "prices", "llama-9-my-own", "--upstream", "openai").returncode == 1
 
 
+def test_a_tier_of_ones_own_is_shown_where_it_holds(fluxen: Fluxen, config: Path) -> None:
+    """Also one that no list has."""
+    own = "- {models: gpt-4o-mini, upstream: openai, tier: flex, input: 0.08, output: 0.3}\n"
+    config.write_text(CONFIG.replace("prices:\n", f"prices:\n{own}"))
+    found = prices(fluxen, "gpt-4o-mini", "--upstream", "openai")["prices"]
+    (flex,) = (one for one in found if one["tier"] == "flex")
+    assert (flex["own"], flex["usd_per_million_tokens"]["input"]) == (True, "0.08")
+    assert len(prices(fluxen, "llama-9-my-own")["prices"]) == 1  # of which nobody said anything there
+
+
 def test_a_configuration_without_its_secrets_will_do_but_not_one_whose_prices_are_wrong(
     fluxen: Fluxen, config: Path
 ) -> None:
@@ -140,6 +150,9 @@ def test_an_unknown_model_names_the_nearest(fluxen: Fluxen) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "error: the price book knows no model claude-sonet-4-5 at anthropic" in done.stderr
     assert "claude-sonnet-4-5" in done.stderr
+    done = fluxen("cost", "prices", "gpt-5", "--upstream", "nobody")
+    assert done.returncode == 1
+    assert "did you mean gpt-5," not in done.stderr
 
 
 def test_a_terminal_gets_a_table(clean_env: dict[str, str], tmp_path: Path) -> None:

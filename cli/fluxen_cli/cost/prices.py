@@ -127,6 +127,6 @@ def _unknown(book: PriceBook, model: str, provider: str | None, upstream: str | 
     from fluxen_cli.cost.quote import nearest
 
     where = f" at {provider or upstream}" if provider or upstream else ""
-    close = nearest(book, model, provider, _NEAREST)
+    close = [name for name in nearest(book, model, provider, _NEAREST) if name != model]
     hint = f"did you mean {', '.join(close)}?" if close else "fluxen cost prices lists the providers it knows"
     return FluxenError(f"the price book knows no model {model}{where}: what it costs is unknown", hint=hint)

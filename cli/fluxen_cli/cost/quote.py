@@ -152,6 +152,8 @@ def _tiers(
     if listed_by is not None and (found := book.file.find(listed_by, model)) is not None:
         one, listed = found
         tiers += one.tiers_of(listed)
+    names = [model] if listed is None else [model, listed.id]
+    tiers += [tier for tier in book.own_tiers(names, upstream or None) if tier not in tiers]
     for tier in tiers:
         word = None if tier == STANDARD else tier
         price, since, until = book.span_at(provider, model, ts, upstream or None, word)
