@@ -118,7 +118,8 @@ class Reader:
                 if self._vanished(paths):
                     continue
                 if isinstance(error, (duckdb.IOException, duckdb.InvalidInputException)) and ".parquet" in str(error):
-                    raise LedgerError(f"the ledger can't be read: {error}", hint="fluxen ledger verify") from error
+                    said = str(error).partition("\n")[0]  # the query behind it is ours, and tells nobody anything
+                    raise LedgerError(f"the ledger can't be read: {said}", hint="fluxen ledger verify") from error
                 raise QueryError(str(error)) from error
         raise LedgerError(f"files of {self.folder} keep vanishing", hint="does something else clean up in this folder?")
 

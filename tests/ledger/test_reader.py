@@ -109,8 +109,9 @@ def test_since_and_until_bound_the_view_and_the_files_that_are_opened(tmp_path: 
         if file.day != "2026-11-23":
             (tmp_path / "data" / file.name).write_bytes(b"not parquet")
     assert number(since=noon + day, until=noon + 2 * day) == 2
-    with pytest.raises(LedgerError):
+    with pytest.raises(LedgerError, match=r"\.parquet") as caught:
         number()
+    assert "\n" not in str(caught.value)  # which file, and not our query
     journal.close()
 
 
