@@ -165,17 +165,20 @@ def test_the_readme_does_what_it_says(place: Place) -> None:
     require_program("curl")
     readme = ROOT / "README.md"
     shell = blocks(readme, "sh", "run")
-    curl, run, costs, ledger, init = [place.run(["bash", "-euo", "pipefail", "-c"], text) for text in shell[:5]]
+    before = [place.run(["bash", "-euo", "pipefail", "-c"], text) for text in shell[:7]]
+    curl, run, reports, prices, estimate, ledger, init = before
     assert json.loads(curl) == ANSWER
     assert run == ""
-    assert "gpt-4o-mini-2024-07-18" in costs
+    assert "gpt-4o-mini-2024-07-18" in reports
+    assert re.search(r"^gpt-5 +openai +standard +1.25 +0.125 ", prices, re.MULTILINE)
+    assert re.search(r"^gpt-5 +openai .* 500 .* 0.005 ", estimate, re.MULTILINE), estimate
     assert ledger.startswith("ok: ")
     assert (place.folder / "costs.csv").is_file()
     assert "flx_" in init
     assert "no problem" in init
     (python,) = blocks(readme, "python", "run")
     assert place.run([sys.executable, "-c"], python) == "Hello from afar\n"
-    keys = "".join(place.run(["bash", "-euo", "pipefail", "-c"], text) for text in shell[5:])  # from now on it has some
+    keys = "".join(place.run(["bash", "-euo", "pipefail", "-c"], text) for text in shell[7:])  # from now on it has some
     first, second = re.findall(r"^flx_\S+$", keys, re.MULTILINE)
     assert first != second
     assert re.search(r"^bob +– +research +active", keys, re.MULTILINE)

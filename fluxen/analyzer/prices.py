@@ -136,7 +136,7 @@ def installed(data_dir: Path) -> bytes | None:
     hint = "fluxen cost prices update puts another in its place, with --revert the shipped one is used again"
     try:
         raw = read_file(path, MAX_BYTES + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a data folder that is none is the ledger's to complain about
         return None
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}", hint=hint) from None

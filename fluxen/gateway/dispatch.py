@@ -45,6 +45,10 @@ class Dispatch(Intake, AnswerSink):
         """What is to be written of it now."""
 
     @abstractmethod
+    def failed(self) -> None:
+        """A bug met it: nobody is to wait for it any longer."""
+
+    @abstractmethod
     def committed(self, written: bool) -> None:
         """It is written, or can't be."""
 

@@ -303,6 +303,14 @@ class Exchange(Silent):
         """The process ends and can't wait any longer."""
         self.refuse(503, "shutting_down", "the gateway is shutting down", retry_after=1)
 
+    def failed(self) -> None:
+        self._finished = True
+        self._let_go_of_body()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abandon()
+        self._client.abort(self._ends_with_close)
+
     def _break(self, error: str) -> None:
         self._breaks = True
         self._settle(error)

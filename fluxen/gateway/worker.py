@@ -208,16 +208,19 @@ class Worker:
     def _commit(self) -> None:
         saying, self._saying = self._saying[::-1], []
         said: list[tuple[Dispatch, Begin | End]] = []
+        asked: Dispatch | None = None
         try:
             while saying:
-                exchange = saying.pop()
-                record = exchange.record()
+                asked = saying.pop()
+                record = asked.record()
                 if record is not None:
-                    said.append((exchange, record))
+                    said.append((asked, record))
+            asked = None
         finally:
-            if saying:  # a bug that one request meets must not hang the others: once more, without it
+            if asked is not None:  # a bug that one request meets must hang neither it nor the others: without it, again
                 for other in (*(exchange for exchange, _ in said), *saying):
                     self.commit(other)
+                asked.failed()
         written = self.journal.write([record for _, record in said])
         self._tell([(exchange, ok) for (exchange, _), ok in zip(said, written, strict=True)][::-1])
 

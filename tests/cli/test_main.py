@@ -27,7 +27,7 @@ def test_version(fluxen: Fluxen, arguments: list[str]) -> None:
         ([], 2, "Usage:"),
         (["nope"], 2, "No such command 'nope'"),
         (["report", "costs", "--nope"], 2, "No such option"),
-        (["report", "costs", "--by", "colour"], 2, "hint: group by hour, day"),
+        (["report", "costs", "--by", "colour"], 2, "hint: did you mean 'hour'? group by hour, day"),
         (["report", "costs", "--since", "soon"], 2, "'soon' is no moment"),
         (["report", "costs", "--json", "--csv"], 2, "exclude each other"),
         (["report", "costs"], 5, "no ledger found; looked in "),

@@ -36,7 +36,9 @@ from gateway.rig import (
     until,
 )
 
+from fluxen.analyzer.usage import Reading
 from fluxen.config.load import load_config
+from fluxen.gateway.accountant import Accountant
 from fluxen.gateway.bindings import DoorPlan, bind
 from fluxen.gateway.certificates import Authorities
 from fluxen.gateway.listener import Listener
@@ -44,6 +46,7 @@ from fluxen.gateway.snapshot import build
 from fluxen.gateway.worker import Worker
 from fluxen.ledger.journal import Journal
 from fluxen.ledger.reader import Reader
+from fluxen.ledger.record import End
 
 CONFIG = """
 version: 1
@@ -290,6 +293,44 @@ def send_once_told(worker: Worker, clients: list[Client]) -> None:
         return
     for client in clients:
         client.send(request())
+
+
+class Faulty(Accountant):
+    """One with a bug, which a model meets."""
+
+    def account(self, end: End, *args: Any, **kwargs: Any) -> Reading:
+        if end.model_asked == "unlucky":
+            raise ZeroDivisionError
+        return super().account(end, *args, **kwargs)
+
+
+def test_a_bug_that_one_request_meets_hangs_neither_it_nor_others(tmp_path: Path, upstream: Upstream) -> None:
+    path = tmp_path / "fluxen.yaml"
+    path.write_text(config(upstream))
+    snapshot = build(load_config(path, {"FLUXEN_DATA_DIR": str(tmp_path / "data")}), {})
+    [listening] = bind("127.0.0.1", 0, 1)
+    clients = [Client(listening.getsockname()[1]) for _ in range(6)]
+    for number, client in enumerate(clients):
+        client.send(request(body=b'{"model":"unlucky"}' if number == 2 else b'{"model":"m"}'))
+    life, held = os.pipe()
+    os.close(held)
+    met: list[object] = []
+    loop = uvloop.new_event_loop()
+    loop.set_exception_handler(lambda _, context: met.append(type(context["exception"])))
+    doors = [(DoorPlan(1, admin=False, retiring=False), listening)]
+    worker = Worker(snapshot, Authorities({}), 0, Journal(tmp_path / "data" / "ledger", "node", 0), loop, doors=doors)
+    worker.accountant = Faulty(snapshot.prices)
+    loop.run_until_complete(worker.serve(life))
+    loop.close()
+    os.close(life)
+    answers = [client.answer() for client in clients]
+    for client in clients:
+        client.close()
+    bodies = [answer.body if answer else None for answer in answers]
+    assert bodies == [OK_BODY, OK_BODY, None, OK_BODY, OK_BODY, OK_BODY]
+    assert met == [ZeroDivisionError]
+    rows = Reader(tmp_path / "data" / "ledger").query("SELECT model_asked, error FROM requests ORDER BY 1").rows
+    assert rows == [("m", None)] * 5 + [("unlucky", "lost")]
 
 
 def test_not_ready_while_it_ends(tmp_path: Path, upstream: Upstream) -> None:
