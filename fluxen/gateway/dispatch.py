@@ -13,7 +13,7 @@ from fluxen.gateway.form import Form
 from fluxen.gateway.intake import Intake
 from fluxen.gateway.peek import Peek, peek
 from fluxen.gateway.routes import NoRoute, Upstream
-from fluxen.gateway.spliced import MARK, Splice, splice_of
+from fluxen.gateway.spliced import Splice, splice_of
 from fluxen.gateway.upstream import AnswerSink, UpstreamConnection
 from fluxen.ledger.record import Begin, End
 
@@ -108,7 +108,7 @@ class Dispatch(Intake, AnswerSink):
             self.refuse(*forward)
             return
         self._forward = forward
-        if stream and upstream.exact and route.upstream is None:
+        if stream and opening.askable:
             self._splice = splice_of(opening, upstream, whole, self._worker.unasked)
         self._begin = self._begun(model, stream)
         self._worker.commit(self)
@@ -177,13 +177,6 @@ class Dispatch(Intake, AnswerSink):
         """The body of an answer that has ended says so. Whether the request goes on with another."""
         self._connection = None
         return self._goes_on(401)
-
-    def marked(self, head: bytes) -> bytes:
-        """The head of an answer as the client gets it, saying that what was sent is not all its own."""
-        if head:
-            self._response_bytes -= len(MARK)  # what is counted is the body
-            return b"%b%b\r\n" % (head[:-2], MARK)
-        return head
 
     def repeat(self) -> bool:
         """An answer that has ended is not for the client. Whether the request is sent once more."""

@@ -233,6 +233,8 @@ class Exchange(Silent):
         elif request.head.http10 and head.encoded:
             decode = self._ends_with_close = True
         added = f"x-fluxen-id: {self._id}\r\n" if self._keep else f"x-fluxen-id: {self._id}\r\nConnection: close\r\n"
+        if self._splice is not None and self._splice.asks:
+            added = f"x-fluxen-spliced: 1\r\n{added}"
         meter = None
         if status < 300 and request.is_post:
             meter = self._meter = meter_for(head.content_type, head.content_encoding, head.counts)

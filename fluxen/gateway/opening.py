@@ -34,6 +34,7 @@ from fluxen.gateway.strict import Strict
 from fluxen.gateway.target import split_target
 from fluxen.keys.client import ClientKey
 from fluxen.providers.dialect import Dialect
+from fluxen.providers.openai import STREAM_OPTIONS
 
 LABEL: Final = 256  # bytes of a client-supplied string in the ledger
 _JSON: Final = (b"application/json", b"text/json")
@@ -62,6 +63,7 @@ class Opening:
     fault: why the request is refused whatever its body says. known: whether the caller is known and the route exists,
     so that even a refusal gets a row. own: it is for Fluxen itself. held: its body is read whole before it is sent on.
     snapshot: whatever the request needs to know is asked of this one, also when a newer one is in force by then.
+    askable: whether a stream can be asked for its usage where the client does not (Splice).
     conditional: whether it may pass depends on when it comes, from where, and what came before (Warden). guessable: its
     key is so short that trying might find it. strict: what its body may say (`judge`, and `form` for one that is passed
     on as it comes); None where nobody asks.
@@ -70,6 +72,7 @@ class Opening:
     __slots__ = (
         "_forwards",
         "_place",
+        "askable",
         "client_request_id",
         "conditional",
         "content_encoding",
@@ -129,6 +132,7 @@ class Opening:
             self.conditional = True
         self._place: tuple[dict[tuple[bytes, bytes], Opening], tuple[bytes, bytes]] | None = None
         self.held = is_json or (self.route is not None and self.route.json_body and not kind.startswith(_STREAMED))
+        self.askable = self.held and self.is_post and self._tells_when_asked()
 
     @property
     def known(self) -> bool:
@@ -188,6 +192,13 @@ class Opening:
         if self._place is not None:
             known, key = self._place
             known.pop(key, None)
+
+    def _tells_when_asked(self) -> bool:
+        """Whether its streams tell what they used only where they are asked, and a body that can be read may be."""
+        route = self.route
+        if route is None or route.upstream is not None or route.dialect.name != "openai":
+            return False
+        return route.endpoint in STREAM_OPTIONS and self.content_encoding in (None, b"", b"identity")
 
     def _decide(
         self, snapshot: Snapshot, token: bytes, two: bool

@@ -18,7 +18,7 @@ from fluxen.gateway.kin import NAMES, folded
 ASKED: Final = b',"stream_options":{"include_usage":true}'
 _FOLDED: Final = {folded("stream_options"): "", folded("stream"): "stream"}
 """Names that matter, folded, and the one spelling that is allowed."""
-_SHORT: Final = 64  # characters of a name that is worth remembering
+_SHORT: Final = 1024  # characters of the names of an object that are worth remembering
 _ENCODINGS: Final = re.compile(rb"\r\naccept-encoding:[^\r]*", re.IGNORECASE)
 
 
@@ -42,28 +42,29 @@ def behind(text: bytes) -> int | None:
         if not text.isascii():
             text.decode()  # somebody who reads invalid UTF-8 may find quotes elsewhere than we do
         fields = _fields(text)
-        if not 0 < len(fields) < NAMES or not all(map(_meant, fields)):
+        if not 0 < len(fields) < NAMES:
             return None
-        more = len(text) - _written_out(fields)
-        if more and (more != 2 * len(fields) - 1 or text != _spaced_out(fields)):
+        letters = sum(map(len, fields))
+        # Most programs write nothing but names, values and what stands between them. An object of that length has no
+        # name twice, and none that is escaped: it needs no closer look.
+        more = len(text) - letters - sum(map(len, fields.values())) - 4 * len(fields) - 1
+        spaced = (_spaced if letters <= _SHORT else _spaced.__wrapped__)(tuple(fields))
+        if spaced is None:
+            return None
+        if more and (more != 2 * len(fields) - 1 or text != spaced % tuple(fields.values())):
             _see_each(text)
     except (_Unclear, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return len(text) - text.rindex(b"}")
 
 
-def _written_out(fields: dict[str, msgspec.Raw]) -> int:
-    """The length of an object of these names and values with nothing else in it. An object of this length has no name
-    twice, and none that is escaped: most programs write them so, and they need no closer look."""
-    size = 1
-    for name, value in fields.items():
-        size += len(name) + len(value) + 4
-    return size
-
-
-def _spaced_out(fields: dict[str, msgspec.Raw]) -> bytes:
-    """The other way that is common: Python's, with a space behind each comma and colon."""
-    return b"{%b}" % b", ".join([b'"%b": %b' % (name.encode(), value) for name, value in fields.items()])
+@functools.lru_cache(maxsize=256)
+def _spaced(names: tuple[str, ...]) -> bytes | None:
+    """An object of these names as Python writes it, with a space behind each comma and colon: `%b` stands for a value.
+    None where a name is not what it seems to be."""
+    if not all(_FOLDED.get(folded(name), name) == name for name in names):
+        return None
+    return b"{%b}" % b", ".join([b'"%b": %%b' % name.replace("%", "%%").encode() for name in names])
 
 
 def _see_each(text: bytes) -> None:
@@ -81,6 +82,9 @@ def _see_each(text: bytes) -> None:
 
 def spliced(pieces: Sequence[bytes], left: int) -> list[bytes]:
     """The pieces of a body with ASKED in it. left: what `behind` says of them together."""
+    if len(pieces) == 1:
+        cut = len(pieces[0]) - left
+        return [pieces[0][:cut], ASKED, pieces[0][cut:]]
     for at in range(len(pieces) - 1, -1, -1):
         piece = pieces[at]
         if len(piece) >= left:
@@ -93,13 +97,3 @@ def spliced(pieces: Sequence[bytes], left: int) -> list[bytes]:
 def plain(before: bytes, after: bytes) -> tuple[bytes, bytes]:
     """A request's head, in two parts around the body's length, that asks for an answer without Content-Encoding."""
     return _ENCODINGS.sub(b"", before), b"\r\nAccept-Encoding: identity" + _ENCODINGS.sub(b"", after)
-
-
-def _meant(name: str) -> bool:
-    """Whether a name is what it seems to be."""
-    return _short(name) if len(name) <= _SHORT else _short.__wrapped__(name)
-
-
-@functools.lru_cache(maxsize=1024)
-def _short(name: str) -> bool:
-    return _FOLDED.get(folded(name), name) == name

@@ -21,13 +21,11 @@ from fluxen.gateway.sieve import Sieve
 from fluxen.gateway.splice import ASKED, behind, plain, spliced
 from fluxen.gateway.stand_in import StandIn
 from fluxen.gateway.withheld import Withheld
-from fluxen.providers.openai import STREAM_OPTIONS
 
 if TYPE_CHECKING:
     from fluxen.gateway.dispatch import Dispatch
     from fluxen.gateway.upstream import AnswerSink, UpstreamConnection
 
-MARK: Final = b"x-fluxen-spliced: 1\r\n"
 DECODED_MOST: Final = 16 * 1024 * 1024  # bytes that one read may decode to; nobody was asked for an encoding
 _MALFORMED: Final = (400, 422)
 """What a request is answered that has a field nobody knows."""
@@ -87,13 +85,8 @@ class Splice:
 
 
 def splice_of(opening: Opening, upstream: Upstream, body: bytes, unasked: Unasked) -> Splice | None:
-    """For a request for a stream on a unified route: how to ask for its usage; None if it goes on as it is."""
-    route = opening.route
-    if not upstream.exact or upstream.name in unasked.names or route is None or route.dialect.name != "openai":
-        return None
-    if route.endpoint not in STREAM_OPTIONS or not (opening.is_post and opening.held):
-        return None
-    if opening.content_encoding not in (None, b"", b"identity"):
+    """How a stream that may be asked for its usage (Opening.askable) is asked; None: the request goes on as it is."""
+    if not upstream.exact or upstream.name in unasked.names:
         return None
     left = behind(body)
     return None if left is None else Splice(upstream.name, left, unasked, http10=opening.head.http10)
@@ -116,7 +109,7 @@ class Asked(StandIn):
                 splice.unasked.add(splice.upstream)
         elif status in _MALFORMED:
             held = Withheld(exchange, connection, self._goes_on)
-            return held.takes(status, _Head(head), until_eof, http10=splice.http10)
+            return held.takes(status, head, until_eof, http10=splice.http10)
         elif status < 300 and head.content_type.startswith(b"text/event-stream"):
             try:
                 decoder = decoder_for(head.content_encoding)
@@ -125,8 +118,7 @@ class Asked(StandIn):
             else:
                 return Sifted(exchange, connection, decoder).takes(status, head, until_eof)
         connection.exchange = exchange
-        out, meter, decode = exchange.answer_head(status, head, until_eof)
-        return exchange.marked(out) if splice.asks else out, meter, decode
+        return exchange.answer_head(status, head, until_eof)
 
     def _goes_on(self, said: bytes) -> bool:
         """The whole body of a refusal: whether the request goes on as its client wrote it."""
@@ -156,7 +148,7 @@ class Sifted(StandIn):
         """From here on the answer is ours. Returns what is relayed for now, the body's meter, and that it is wanted
         without its framing."""
         self._connection.exchange = self
-        framed = _Head(head, framing=True, until_eof=until_eof)
+        framed = _Head(head, until_eof)
         self._head, meter, bare = self._exchange.answer_head(status, framed, until_eof)
         self._chunked = not (until_eof or bare)
         return b"", meter, True
@@ -200,25 +192,23 @@ class Sifted(StandIn):
 
 
 class _Head(AnswerHead):
-    """The head of an answer to what was spliced. framing: that of its body is ours, and it is not encoded."""
+    """The head of a stream of which an event is kept back: the framing of its body is ours, and it is not encoded."""
 
-    __slots__ = ("_chunked", "_ours")
+    __slots__ = ("_chunked",)
 
-    def __init__(self, head: AnswerHead, *, framing: bool = False, until_eof: bool = False) -> None:
+    def __init__(self, head: AnswerHead, until_eof: bool) -> None:
         for name in AnswerHead.__slots__:  # what is known of it need not be found out again
             setattr(self, name, getattr(head, name))
-        self._ours = framing
-        self._chunked = framing and not until_eof
-        if framing:
-            self._cuts = [*self._cuts, *(found.span() for found in _BODY.finditer(self._raw))]
+        self._chunked = not until_eof
+        self._cuts = [*self._cuts, *(found.span() for found in _BODY.finditer(self._raw))]
 
     @property
     def encoded(self) -> bool:
-        return self._ours or super().encoded
+        return True
 
     def relayed(self, added: bytes, without_encoding: bool) -> bytes:
         chunked = b"Transfer-Encoding: chunked\r\n" if self._chunked and not without_encoding else b""
-        return super().relayed(MARK + chunked + added, without_encoding)
+        return super().relayed(chunked + added, without_encoding)
 
 
 def _decoded(decoder: Decoder, data: bytes) -> bytes | None:
