@@ -106,7 +106,10 @@ class Silent(Dispatch):
         if meter is None or meter.failed or not self._answering or not 200 <= self._status < 300:
             return None
         whole = complete or meter.ended()
-        if not (whole or meter.streamed) or not self._worker.accountant.countable(end, reading, whole=whole):
+        if not (whole or meter.streamed):
+            return None
+        stopped = meter.streamed and reading.finish is None  # an error in its midst can be the end of a stream, too
+        if not self._worker.accountant.countable(end, reading, whole=whole and not stopped):
             return None
         told = told_input(reading.usage)
         body = self._body if opening.held and not told else None

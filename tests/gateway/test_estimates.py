@@ -188,6 +188,23 @@ def test_what_was_told_of_the_input_stands(server: Gateway, upstream: Upstream) 
     assert row["cost_usd"] > 0
 
 
+def test_a_stream_that_ends_with_an_error(server: Gateway, upstream: Upstream) -> None:
+    """To HTTP it is complete. What came before the error is billed."""
+    start = {"type": "message", "model": "claude-sonnet-4-5", "usage": {"input_tokens": 25, "output_tokens": 1}}
+    text = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "lorem ipsum " * 20}}
+    error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    events = [{"type": "message_start", "message": start}, text, error]
+    data = [b"data: " + json.dumps(one).encode() + b"\n\n" for one in events]
+    upstream.plays(lambda connection, _: connection.send(SSE + chunked(*data)))
+    body = b'{"model":"claude-sonnet-4-5","max_tokens":999,"stream":true,"messages":[]}'
+    got = server.ask(request(b"/anthropic/v1/messages", body))
+    assert got.complete
+    [row] = server.query("SELECT * FROM requests WHERE id = ?", [got.id])
+    assert (row["error"], row["usage_source"], row["input_tokens"]) == (None, "estimated", 25)
+    assert 40 < row["output_tokens"] < 80
+    assert row["cost_usd"] > 0
+
+
 def test_an_upstream_that_breaks(server: Gateway, upstream: Upstream) -> None:
     """Its client sees the break when the row is there."""
 
