@@ -322,9 +322,9 @@ PLAIN: dict[str, tuple[int, Kind]] = {
     "refused by the upstream": (3, asks(b"error:429")),
 }
 FAULTS: dict[str, tuple[int, Kind]] = {
-    "fin": (2, asks(b"fin:3,0.02,100")),
-    "rst": (2, asks(b"rst:3,0.02,100")),
-    "garbage": (2, asks(b"garbage:3,0.02,100")),
+    "fin": (2, asks(b"fin:3,0.2,100")),
+    "rst": (2, asks(b"rst:3,0.2,100")),
+    "garbage": (2, asks(b"garbage:3,0.2,100")),
     "fat stream": (2, asks(b"stream:64,0,65536")),
     "upload": (2, uploads(2 << 20, chunked=False)),
     "chunked upload": (2, uploads(2 << 20, chunked=True)),
