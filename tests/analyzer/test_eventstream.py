@@ -22,6 +22,16 @@ def read(endpoint: str, body: bytes, complete: bool = True) -> Reading:
     return read_stream("bedrock", endpoint, 200, body[:HEAD], body[HEAD:][-TAIL:], complete)
 
 
+@pytest.mark.parametrize("encoded", ["a", "=", "é", "e30", "W10=", ""], ids=repr)
+def test_an_invoked_models_event_that_is_none(encoded: str) -> None:
+    """Not base64, or of what is no object: it says nothing, and the others are still read."""
+    bad = event("chunk", {"bytes": encoded})
+    end = chunk({"type": "message_delta", "delta": {"stop_reason": "x"}, "usage": {"output_tokens": 130}})
+    assert read(INVOKE, bad).source == "unknown"
+    reading = read(INVOKE, b"".join([chunk(START), bad, end, bad]))
+    assert (reading.usage, reading.source) == (Usage(input=702, cache_read=5, output=130), "reported")
+
+
 @given(PAYLOADS, st.booleans())
 def test_the_same_from_both_ends(payloads: list[bytes], last: bool) -> None:
     stream = b"".join(message("chunk", payload, last=last) for payload in payloads)

@@ -336,6 +336,11 @@ def test_a_larger_input_may_cost_more_for_every_token(book: PriceBook) -> None:
     at, over = Usage(cache_read=start, output=1), Usage(cache_read=start + 1, output=1)
     assert cost_pico(price, at) == start * price.rates.cache_read + price.rates.output
     assert cost_pico(price, over) == (start + 1) * (above.cache_read or 0) + above.output
+    # Whatever class it is of.
+    steps = Price.of("m", {"input": [1, [10, 2]], "output": [3, [10, 5]]}, {})
+    for part in ("input", "cache_read", "cache_write_5m", "cache_write_1h"):
+        assert cost_pico(steps, Usage(**{part: 10}, output=1)) == 10 + 3, part
+        assert cost_pico(steps, Usage(**{part: 11}, output=1)) == 22 + 5, part
 
 
 def test_the_cost_of_an_answer(book: PriceBook) -> None:

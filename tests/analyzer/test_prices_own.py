@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fluxen.analyzer.cost import answer_cost, cost_of, price_of
-from fluxen.analyzer.prices import PriceBook
+from fluxen.analyzer.prices import Price, PriceBook
 from fluxen.analyzer.usage import Reading, Usage
 from fluxen.config.load import load_bytes
 from fluxen.config.prices import PriceEntry
@@ -121,6 +121,15 @@ def test_a_discount_is_exact_but_for_half_a_pico_dollar(discount: object, tokens
     assert abs(part - full * (1 - Fraction(str(discount)))) <= Fraction(1, 2)
 
 
+def test_the_part_that_is_billed_is_rounded_once_and_to_the_nearest() -> None:
+    for share, tokens, wanted in (((1, 2), 3, 2), ((1, 3), 4, 1), ((1, 3), 5, 2), ((2, 3), 1, 1)):
+        price = Price.of("m", {"input": 1, "output": 1}, {}, share)
+        assert price_of(price, Usage(input=tokens)).total == wanted
+    # Two halves of a pico-dollar are one, not two.
+    half = Price.of("m", {"input": 1}, {"web_search": 1}, (1, 2))
+    assert price_of(half, Usage(1, calls={"web_search": 1})).total == 1
+
+
 def test_free_is_free_whatever_is_called() -> None:
     own = book("- {models: '*:free', free: true}\n- {models: '*', discount: 10%}")
     usage = Usage(input=5, output=5, calls={"unheard_of": 3})
@@ -180,6 +189,12 @@ def test_the_version_tells_which_prices_were_used() -> None:
     assert one == book("- {models: [gpt-4o], output: '10.000', input: '2.50'}").version
     assert one != book("- {models: gpt-4o, input: 2.5, output: 10.1}").version
     assert PriceBook.shipped().with_own(()).version == shipped
+    # Whatever it is that makes another price.
+    said = ["input: 2", "input: 2, upstream: u", "input: 2, since: '2026-01-01'", "input: 2, until: '2026-01-01'",
+            "input: 2, tier: flex", "input: 2, output: 1", "input: 2, per_request: 1",
+            "input: 2, fees: {web_search: 1}", "input: 2, discount: 5%", "input: 2, discount: 6%",
+            "free: true", "input: 0, output: 0"]  # fmt: skip
+    assert len({book(f"- {{models: m, {entry}}}").version for entry in said}) == len(said)
 
 
 # ------------------------------------------------------------------------------------------ what is written

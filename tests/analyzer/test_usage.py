@@ -140,6 +140,9 @@ def test_a_response_says_its_status() -> None:
     assert answer("openai", RESPONSES, done).finish == "incomplete"
     queued = answer("openai", RESPONSES, {"model": "m", "status": "queued", "usage": None})
     assert (queued.finish, queued.source) == (None, "unknown")
+    begun = {"type": "response.in_progress", "response": {"model": "m", "status": "in_progress", "usage": None}}
+    left = stream(events(begun), endpoint=RESPONSES, complete=False)
+    assert (left.finish, left.source, left.model) == (None, "unknown", "m")
 
 
 def test_anthropic_classes_are_disjoint_already() -> None:
@@ -320,6 +323,16 @@ def test_an_event_larger_than_the_tail(inside: str) -> None:
     assert (reading.usage, reading.source, reading.model) == (COUNTED, "reported", "m")
 
 
+def test_what_only_the_first_event_still_tells() -> None:
+    """The last one is too large to be kept, and what stands before its tools is lost."""
+    begun = {"type": "response.created", "response": {"model": "m", "status": "queued", "service_tier": "flex"}}
+    usage = '"usage":{"input_tokens":5,"output_tokens":2}'
+    whole = f'"model":"m","service_tier":"flex","tools":{json.dumps(["x" * 3 * TAIL])},{usage}'
+    last = f'data: {{"type":"response.completed","response":{{"status":"completed",{whole}}}}}\n\n'.encode()
+    reading = stream(events(begun) + last, endpoint=RESPONSES)
+    assert (reading.usage, reading.model, reading.tier) == (COUNTED, "m", "flex")
+
+
 def test_an_image_larger_than_the_tail() -> None:
     picture = json.dumps({"parts": [{"inlineData": {"data": "A" * 3 * TAIL}}]})
     usage = '"usageMetadata":{"promptTokenCount":5,"candidatesTokenCount":2},"modelVersion":"g"'
@@ -359,7 +372,7 @@ def test_an_unstreamed_body_that_broke_off() -> None:
 def test_a_chat_left_before_its_end() -> None:
     assert stream(events(WORD, WORD), complete=False).source == "unknown"
     assert stream(events(WORD, STOP, LAST), complete=False).source == "reported"  # all was said
-    running = {**WORD, "usage": LAST["usage"]}  # some imitators count in every event
+    running = {**WORD, "usage": {**LAST["usage"], "cost": 0.5}}  # some imitators count in every event
     left = stream(events(WORD, running), complete=False)
     assert (left.source, left.usage, left.stated_cost_pico) == ("partial", COUNTED, None)
     assert stream(events(WORD)).source == "unknown"  # complete, but nobody counted
@@ -370,6 +383,8 @@ def test_a_message_left_before_its_end() -> None:
     assert (left.source, left.usage, left.model) == ("partial", Usage(input=9, output=1), "c")
     whole = stream(events(START, DELTA, END), "anthropic", MESSAGES, complete=False)
     assert (whole.source, whole.usage, whole.finish) == ("reported", Usage(input=9, output=40), "end_turn")
+    unsure = {**END, "usage": {"input_tokens": None, "output_tokens": 40}}  # a null takes nothing back
+    assert stream(events(START, DELTA, unsure), "anthropic", MESSAGES).usage == Usage(input=9, output=40)
     nothing = stream(b"", "anthropic", MESSAGES, complete=False)
     assert (nothing.source, nothing.usage) == ("unknown", None)
 

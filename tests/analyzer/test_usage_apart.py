@@ -13,6 +13,7 @@ from fluxen.providers.dialect import dialects
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 GENERATE = "/v1beta/models/{model}:generateContent"
+INTERACTIONS = "/v1beta/interactions"
 INVOKE = "/model/{model}/invoke"
 
 
@@ -64,6 +65,8 @@ def test_pictures_and_sound() -> None:
     assert usage("openai", "/v1/images/edits", {"data": [], "usage": image}) == Usage(
         input=50, output=4160, image=4200, modalities=Modalities(input_image=40, output_image=4160)
     )
+    film = {"prompt_tokens": 50, "completion_tokens": 2, "prompt_tokens_details": {"video_tokens": 40}}
+    assert usage("openai", CHAT, {"usage": film}).modalities == Modalities(input_video=40)
     spoken = {
         **{"type": "tokens", "input_tokens": 14, "input_token_details": {"text_tokens": 0, "audio_tokens": 14}},
         **{"output_tokens": 45, "total_tokens": 59},
@@ -105,6 +108,8 @@ def test_calls_in_the_output_of_a_response() -> None:
     assert usage("openai", RESPONSES, told).calls == {**CALLED, "web_search": 7}
     none = response(OUTPUT[5:], tool_usage={"web_search": {"num_requests": 0}})
     assert usage("openai", RESPONSES, none).calls is None
+    free = response(OUTPUT, tool_usage={"web_search": {"num_requests": 0}})  # what is told counts, not what is seen
+    assert "web_search" not in (usage("openai", RESPONSES, free).calls or {})
 
 
 def test_calls_of_a_streamed_response() -> None:
@@ -149,6 +154,22 @@ def test_anthropics_tools() -> None:
     legs = [{"type": "message", "input_tokens": 5}, {"type": "compaction", "input_tokens": 9, "output_tokens": 1}]
     both = usage("anthropic", "/v1/messages", {"usage": {**sent, "iterations": legs}})
     assert both == Usage(input=14, output=3, calls={"web_search": 3, "web_fetch": 1})
+    # A leg that does not say what it is was not run on top.
+    nameless = {"iterations": [{"input_tokens": 5, "output_tokens": 2}]}
+    assert usage("anthropic", "/v1/messages", {"usage": {**sent, **nameless}}).input == 5
+
+
+def test_an_hour_in_the_cache_is_a_part_of_what_was_written() -> None:
+    """Never more than the whole, nor less than nothing for five minutes."""
+    for written, hour, wanted in ((50, 50, (0, 50)), (50, 80, (0, 50)), (50, 0, (50, 0)), (0, 30, (0, 30))):
+        sent = {"input_tokens": 5, "output_tokens": 2, "cache_creation_input_tokens": written,
+                "cache_creation": {"ephemeral_1h_input_tokens": hour}}  # fmt: skip
+        for dialect, endpoint in (("anthropic", "/v1/messages"), ("bedrock", INVOKE)):
+            found = usage(dialect, endpoint, {"usage": sent})
+            assert (found.cache_write_5m, found.cache_write_1h) == wanted, dialect
+    converse = {"inputTokens": 5, "outputTokens": 2, "cacheWriteInputTokens": 50,
+                "cacheDetails": [{"inputTokens": 80, "ttl": "1h"}]}  # fmt: skip
+    assert usage("bedrock", "/model/{model}/converse", {"usage": converse}).cache_write_1h == 50
 
 
 @pytest.mark.parametrize(
@@ -171,6 +192,28 @@ def test_maps_ground_an_answer_too() -> None:
     grounded = {"groundingMetadata": {"groundingChunks": [{"maps": {"uri": "x"}}, {"maps": {"uri": "y"}}]}}
     body = {"candidates": [grounded], "usageMetadata": {"promptTokenCount": 4}, "modelVersion": "gemini-2.5-pro"}
     assert usage("gemini", GENERATE, body).calls == {"maps_search": 1}
+
+
+def test_an_interaction_counts_as_gemini_does() -> None:
+    counts = {"total_input_tokens": 100, "total_output_tokens": 10, "total_cached_tokens": 40,
+              "total_thought_tokens": 5, "total_tool_use_tokens": 7}  # fmt: skip
+    found = usage("gemini", INTERACTIONS, {"model": "g", "status": "completed", "usage": counts})
+    assert found == Usage(input=67, cache_read=40, output=15, reasoning=5)
+
+
+def test_more_in_the_cache_than_was_sent_is_no_count_to_be_billed() -> None:
+    for endpoint, body in (
+        (GENERATE, {"usageMetadata": {"promptTokenCount": 5, "cachedContentTokenCount": 9}}),
+        (INTERACTIONS, {"usage": {"total_input_tokens": 5, "total_cached_tokens": 9, "total_output_tokens": 1}}),
+    ):
+        assert answer("gemini", endpoint, body).source == "partial"
+
+
+@pytest.mark.parametrize(("number", "name"), [(2, "image"), (3, "video"), (4, "audio")])
+def test_modalities_by_their_number(number: int, name: str) -> None:
+    details = [{"modality": 1, "tokenCount": 1}, {"modality": number, "tokenCount": 4}]
+    counts = {"promptTokenCount": 5, "promptTokensDetails": details}
+    assert usage("gemini", GENERATE, {"usageMetadata": counts}).modalities == Modalities(**{f"input_{name}": 4})
 
 
 def test_a_blocked_prompt_used_nothing_if_nothing_was_counted() -> None:
@@ -255,6 +298,8 @@ def test_ollama_leaves_out_a_prompt_that_was_in_its_cache() -> None:
     assert (reading.usage, reading.source) == (Usage(output=38), "partial")
     assert usage("ollama", "/api/embed", {"embeddings": [[0.5]], "prompt_eval_count": 8}) == Usage(8)
     assert answer("ollama", "/api/embeddings", {"embedding": [0.5]}).source == "unknown"
+    damaged = {"model": "m", "embeddings": [[0.5]], "prompt_eval_count": 8, "eval_count": -1}
+    assert answer("ollama", "/api/embed", damaged).source == "unknown"
 
 
 def test_pretty_json_is_no_stream_of_lines() -> None:
