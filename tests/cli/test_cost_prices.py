@@ -234,8 +234,21 @@ def test_a_damaged_file_in_the_data_folder_is_told_and_taken_back(fluxen: Fluxen
     done = fluxen("cost", "prices", "gpt-5")
     assert done.returncode == 3 and "--revert" in done.stderr
     assert fluxen("validate").returncode == 3
-    assert prices(fluxen, "update", "--revert")["before"] is None
+    said = prices(fluxen, "update", "--revert")
+    assert (said["changed"], said["version"], said["before"], said["models"]) == (True, VERSION, None, None)
     assert fluxen("validate").returncode == 0
+
+
+def test_what_a_damaged_file_said_is_not_compared(fluxen: Fluxen, data: Path) -> None:
+    """Nobody knows which models it had: none of the shipped ones is new."""
+    data.mkdir(parents=True)
+    (data / "prices.json").write_bytes(SHIPPED[:1000])
+    done = fluxen("cost", "prices", "update", "--revert")
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"{data / 'prices.json'} could not be read and is gone: price book {VERSION} of this")
+    assert "used again" in done.stderr
+    assert "models new" not in done.stderr
+    assert not (data / "prices.json").exists()
 
 
 def test_an_older_file_stands_back_and_is_warned_of(fluxen: Fluxen, data: Path) -> None:

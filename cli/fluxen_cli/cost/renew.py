@@ -52,7 +52,7 @@ def command(
         elif changed and raw is not None:
             write_whole(path, raw)
     told = gateways.tell() if changed else []
-    counts = _differences(before, after)
+    counts = None if before is None else _differences(before, after)
     if as_json:
         said = {"file": str(path), "version": after.version, "before": None if before is None else before.version}
         output.emit_json({**said, "changed": changed, "models": counts, "gateways": told})
@@ -60,7 +60,10 @@ def command(
     if not changed:
         output.note(f"price book {after.version} is in force already")
         return
-    output.note(f"price book {after.version}: {', '.join(f'{n} models {what}' for what, n in counts.items())}")
+    if counts is None:
+        output.note(f"{path} could not be read and is gone: price book {after.version} of this version is used again")
+    else:
+        output.note(f"price book {after.version}: {', '.join(f'{n} models {what}' for what, n in counts.items())}")
     if note := obeyed_note(told):
         output.note(note)
 
@@ -113,9 +116,8 @@ def _accepted(raw: bytes | None, before: PriceBook | None, name: str) -> PriceBo
     return after
 
 
-def _differences(before: PriceBook | None, after: PriceBook) -> dict[str, int]:
-    old = before.file.models() if before is not None else {}
-    new = after.file.models()
+def _differences(before: PriceBook, after: PriceBook) -> dict[str, int]:
+    old, new = before.file.models(), after.file.models()
     return {
         "new": len(new.keys() - old.keys()),
         "changed": sum(1 for name in new.keys() & old.keys() if new[name] != old[name]),
