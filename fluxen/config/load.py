@@ -22,7 +22,7 @@ from fluxen.config import paths
 from fluxen.config.access import SIGNING_KEY_BYTES
 from fluxen.config.document import MAX_BYTES, Document, Problem, Where, dotted, read_document
 from fluxen.config.model import Config, Upstream, Upstreams
-from fluxen.config.prices import PriceEntry
+from fluxen.config.prices import CALLS, TIERS, PriceEntry
 from fluxen.config.section import NAME
 from fluxen.config.values import Sources, sendable
 from fluxen.errors import ConfigError
@@ -291,6 +291,15 @@ def _warnings(config: Config, document: Document) -> Iterator[Problem]:
                 where: Where = ("prices", index, "upstream", position)
                 message = f"meets no upstream of this file{_nearest(glob, upstreams)}: nothing has this price"
                 yield Problem(document.mark(where), where, message)
+        for name in entry.fees:
+            if name not in CALLS:
+                where = ("prices", index, "fees", name)
+                message = f"is no call that any provider bills{_nearest(name, CALLS)}: nothing has this fee"
+                yield Problem(document.mark(where, key=True), where, message)
+        if entry.tier is not None and entry.tier not in TIERS:
+            where = ("prices", index, "tier")
+            message = f"is no tier that a provider is known to serve in{_nearest(entry.tier, TIERS)}"
+            yield Problem(document.mark(where), where, message)
         first = next((number for number in range(index) if config.prices[number].covers(entry)), None)
         if first is not None:
             where = ("prices", index)

@@ -28,6 +28,17 @@ PICO = 10**12
 
 _FEE = r"^[a-z][a-z0-9_]{0,31}$"
 
+CALLS = (
+    "attachment_search", "classification", "code_interpreter", "document_search", "file_search", "image_generation",
+    "maps_search", "request", "search_unit", "web_fetch", "web_search", "x_search",
+)  # fmt: skip
+"""What usage counts or a price list bills by the call: a fee of another name is nobody's."""
+TIERS = (
+    "standard", "batch", "flex", "priority", "fast", "us", "batch_us", "fast_us", "flex_us", "priority_us", "scale",
+    "reserved", "performance", "provisioned_throughput",
+)  # fmt: skip
+"""Tiers of service as answers and price lists have them; a server of one's own may say others."""
+
 
 def _decimal(value: object, what: str) -> Decimal:
     """Exactly what is written. YAML's numbers arrive as floats: the shortest text that means one is what was written,

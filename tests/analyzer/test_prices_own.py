@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from fractions import Fraction
 
@@ -9,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from shared import ROOT
 
 from fluxen.analyzer.cost import answer_cost, cost_of, price_of
 from fluxen.analyzer.prices import Price, PriceBook
 from fluxen.analyzer.usage import Reading, Usage
 from fluxen.config.load import load_bytes
-from fluxen.config.prices import PriceEntry
+from fluxen.config.prices import CALLS, TIERS, PriceEntry
 from fluxen.errors import ConfigError
+from fluxen.providers import openai
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 USAGE = Usage(input=1_000, cache_read=100, output=10)
@@ -276,6 +279,49 @@ def test_a_price_at_no_upstream_is_warned_of(upstream: str, said: str | None) ->
     assert said is None or said in warnings[0]
     # Without upstreams those that the environment has keys for are there: any may be meant.
     assert load_bytes(prices.encode(), {"HOME": "/"}, None).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("fees: {web_serch: 0.01}", "fees.web_serch: is no call that any provider bills (did you mean 'web_search'?)"),
+        ("fees: {web_search: 0.01, teleport: 1}", "fees.teleport: is no call that any provider bills: nothing has"),
+        ("fees: {web_search: 0.01, search_unit: 0.002, request: 0.005}", None),
+        ("tier: prioritty, input: 1", "tier: is no tier that a provider is known to serve in (did you mean 'priority'"),
+        ("tier: default, input: 1", "tier: is no tier that a provider is known to serve in"),
+        ("tier: batch_us, discount: 5%", None),
+    ],
+)  # fmt: skip
+def test_names_that_no_usage_has_are_warned_of(entry: str, said: str | None) -> None:
+    """They are no error: a server of one's own may say what no provider does."""
+    loaded = load_bytes(f"prices:\n- {{models: a, {entry}}}".encode(), {"HOME": "/"}, None)
+    assert len(loaded.config.prices) == 1
+    assert len(loaded.warnings) == (said is not None)
+    assert said is None or f"prices[0].{said}" in loaded.warnings[0]
+
+
+def test_a_warning_of_a_fee_names_its_place() -> None:
+    text = b"prices:\n- models: a\n  fees:\n    web_search: 1\n    web_serch: 2\n"
+    (warning,) = load_bytes(text, {"HOME": "/"}, None).warnings
+    assert warning.startswith("configuration:5:5: prices[0].fees.web_serch: ")
+
+
+def test_no_name_of_the_shipped_list_or_of_a_dialect_is_warned_of() -> None:
+    """Who adds a dialect that counts other calls, or a list with other tiers, adds their names to what is known."""
+    file = PriceBook.shipped().file
+    for listed in map(file.list_of, file.providers):
+        for model in listed:
+            assert {*listed.tiers_of(model)} <= {*TIERS}, model.id
+            fees = [entry[2] for entry in model.prices if len(entry) > 2]
+            fees += [entry[3] for entry in model.variants if len(entry) > 3]
+            assert {*listed.fees(model), *(name for one in fees for name in one)} <= {*CALLS}, model.id
+    counted = {"web_search"}
+    for module in (ROOT / "fluxen" / "providers").glob("*.py"):
+        for arguments in re.findall(r"\bcalled\(([^()]*)", module.read_text()):
+            counted.update(re.findall(r"(\w+)=", arguments))
+    counted.update(openai._CALLS.values())
+    assert len(counted) > 8
+    assert counted <= {*CALLS}
 
 
 _VALUES = st.recursive(
