@@ -103,6 +103,19 @@ def test_a_folder_is_added_up(fluxen: Fluxen, tmp_path: Path) -> None:
     assert "the sum of 4 requests" in done.stderr
 
 
+def test_the_band_of_a_sum_is_that_of_all_its_parts(fluxen: Fluxen, tmp_path: Path) -> None:
+    """As if all estimates were wrong the same way, which those of one model family are."""
+    (tmp_path / "all").mkdir()
+    for name in "abc":
+        (tmp_path / "all" / name).write_text(PROMPT * 50)
+    arguments = ("--models", "claude-sonnet-4-5", "--json")
+    (one,) = estimated(fluxen("cost", "estimate", "all/a", *arguments))
+    (three,) = estimated(fluxen("cost", "estimate", "all", *arguments))
+    assert three["input_tokens"] == 3 * one["input_tokens"]
+    assert one["plus_minus"] > 10
+    assert abs(three["plus_minus"] - 3 * one["plus_minus"]) <= 2  # each is rounded
+
+
 def test_a_table_and_csv(fluxen: Fluxen, prompt: Path) -> None:
     done = fluxen("cost", "estimate", str(prompt), "--models", "gpt-4o,gpt-5", "--output-tokens", "10")
     assert done.returncode == 0, done.stderr

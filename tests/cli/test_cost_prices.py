@@ -88,6 +88,7 @@ def test_prices_above_a_size_of_the_input_are_lines_of_their_own(fluxen: Fluxen)
     assert lines[0][:5] == ["model", "provider", "tier", "input", "cache_read"]
     assert lines[1][:4] == ["gemini-2.5-pro", "google", "standard", "1.25"]
     assert lines[2][:5] == ["gemini-2.5-pro", "google", ">", "200,000", "in"]
+    assert ["web_search" in line for line in lines[1:3]] == [True, False]  # it is of the call, and told once
     assert VERSION in done.stderr
 
 
