@@ -250,6 +250,34 @@ def test_what_came_and_went_between_two_looks_is_asked_of_the_ledger(tmp_path: P
     compactor.close()
 
 
+@pytest.mark.parametrize("days", [None, 0, 3])
+def test_segments_that_a_living_writer_filled_unseen_are_missed_by_their_numbers(
+    tmp_path: Path, days: int | None
+) -> None:
+    """Between two quick looks, with and without a request that was open at the first, for whatever time."""
+    clock = Clock()
+    writer = journal(tmp_path)
+    follower = Follower(tmp_path, clock=clock)
+    serve(writer, 2)
+    if days is not None:
+        long = begin(ts=time.time_ns() // 1000 - days * 86_400_000_000)
+        long.id = f"{long.ts // 1000:012x}"[:8] + "-" + f"{long.ts // 1000:012x}"[8:] + long.id[13:]
+        writer.begin(long)
+    list(follower.poll())
+    unseen = serve(writer, 30)
+    if days is not None:
+        unseen.append(end(long))  # its latency is not known: it counts as ended when it arrived
+        writer.end(unseen[-1])
+    unseen += serve(writer, 30)
+    writer.tick()
+    compactor = Compactor(tmp_path, grace_seconds=0)
+    poll(lambda: (compactor.step(), len(os.listdir(tmp_path / "journal")) == 1)[1], "the journal to be taken in")
+    compactor.close()
+    assert Counter(names(follower.poll())) == Counter(done.id for done in unseen)
+    assert list(follower.poll()) == []
+    writer.close()
+
+
 def test_after_a_long_pause_the_ledger_is_asked(tmp_path: Path) -> None:
     """A whole writer lived and died unseen: no listing shows it."""
     clock = Clock()

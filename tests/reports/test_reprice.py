@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
 from ledger.test_reader import during
 
@@ -70,6 +71,40 @@ def test_prices_may_change_to_and_fro(tmp_path: Path) -> None:
                 adjuster.add(Adjustment(str(late[0]), int(str(late[1])), 5, 0, "v", NOON * 3))
                 adjuster.publish()
     assert Reader(tmp_path).query("SELECT sum(cost_usd) = 0 FROM requests").rows == [(True,)]
+
+
+def test_fees_that_are_others_are_adjusted_though_the_cost_is_the_same(tmp_path: Path) -> None:
+    """What of a cost is by the call is told apart everywhere, so it must not stay what it was."""
+    record(tmp_path, 2)
+    assert run(Reader(tmp_path))[0].after == 2 * 30_000_000
+    half = {"models": ["m*"], "input": 5, "output": 5, "per_request": "0.000015"}
+    book = PriceBook.shipped().with_own((PriceEntry.model_validate(half),))
+    total, _ = run(Reader(tmp_path), book)
+    assert (total.adjusted, total.before, total.after) == (2, 60_000_000, 60_000_000)
+    answer = Reader(tmp_path).query("SELECT sum(cost_usd), sum(fees_usd) FROM requests").rows[0]
+    assert [str(value) for value in answer] == ["0.000060000000", "0.000030000000"]
+    assert run(Reader(tmp_path), book)[0].adjusted == 0
+
+
+def test_what_was_found_before_a_file_vanished_is_not_adjusted_twice(tmp_path: Path) -> None:
+    for part in range(3):
+        record(tmp_path, 10, 10 * part)
+        store.take_in(tmp_path)
+    looks: list[int] = []
+
+    def progress(done: int, _: int) -> None:
+        looks.append(done)
+        if len(looks) == 1:  # rows have been read, and the file of the next ones is not there any more
+            store.compact(tmp_path, grace_seconds=0)
+            raise duckdb.IOException("No files found")
+
+    with adjusting(tmp_path, "node") as adjuster:
+        found = reprice(Reader(tmp_path), TEN, providers_of({}), Selection(), adjuster=adjuster, progress=progress)
+        assert (adjuster.count, found.total.adjusted) == (30, 30)
+        assert (adjuster.publish(), adjuster.publish()) == (30, 0)
+    assert looks == [30, 30]
+    answer = Reader(tmp_path).query("SELECT count(*), count(DISTINCT id) FROM adjustments").rows
+    assert answer == [(30, 30)]
 
 
 def test_a_cost_that_no_row_can_hold_is_unknown(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ CALLS = (
     ),  # above 200,000 tokens prices are others
     ("gemini", "gemini-2.5-pro", None, 5, 200_000, 0, 0),  # 200,005
     ("gemini", "gemini-2.5-pro", None, 5, 199_000, 0, 0),
+    ("gemini", "gemini-2.5-pro", None, 5, 199_995, 0, 0),  # 200,000, and not more
     ("cheap", "claude-sonnet-4-20250514", None, 10, 20_000, 0, 500),
 )
 
@@ -94,3 +95,34 @@ def test_what_has_no_price_is_counted(tmp_path: Path) -> None:
     assert report.totals[lacking - 1] == 5
     (gemini,) = [row[place] for row in report.rows if row[0] == "gemini"]
     assert report.totals[place - 1] == gemini
+
+
+def test_a_model_that_nobody_knows_costs_what_was_asked_for(tmp_path: Path) -> None:
+    """As its cost does; but a router's vendor/model alone says what ran. One's own prices may go by either name."""
+    calls = (("deployment-7", "gpt-4o"), ("vendor/deployment-7", "gpt-4o"), ("deployment-7", "ours"))
+    journal = Journal(tmp_path, "n", 0)
+    for number, (model, asked) in enumerate(calls):
+        end = End(id=new_id(), ts=_micros(number), status=200, usage_source="reported", upstream="openai", model=model)
+        end.model_asked, end.input_tokens, end.cache_read_tokens = asked, 10, 1_000_000
+        assert journal.end(end)
+    journal.close()
+    own = PriceEntry.model_validate({"models": "ours", "input": 8, "cache_read": 3, "output": 1})
+    savings = Savings(PriceBook.shipped().with_own([own]), lambda upstream: upstream)
+    report = ask(Reader(tmp_path), "cache", Question(("model", "model_asked")), savings)
+    place = report.columns.index("provider_saved_usd")
+    assert {row[:2]: row[place] for row in report.rows} == {
+        calls[0]: Decimal("1.25"), calls[1]: None, calls[2]: Decimal(5),
+    }  # fmt: skip
+
+
+def test_what_only_the_name_that_was_asked_for_has_a_price_for(tmp_path: Path) -> None:
+    """Of one's own, for a model that the list knows under the name that answered."""
+    journal = Journal(tmp_path, "n", 0)
+    end = End(id=new_id(), ts=_micros(0), status=200, usage_source="reported", upstream="openai", model="gpt-4o")
+    end.model_asked, end.cache_read_tokens = "ours", 1_000_000
+    assert journal.end(end)
+    journal.close()
+    own = PriceEntry.model_validate({"models": "ours", "input": 8, "cache_read": 3, "output": 1})
+    savings = Savings(PriceBook.shipped().with_own([own]), lambda upstream: upstream)
+    report = ask(Reader(tmp_path), "cache", Question(()), savings)
+    assert report.totals[report.measures.index("provider_saved_usd")] == Decimal(5)
