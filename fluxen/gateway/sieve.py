@@ -51,7 +51,7 @@ class Sieve:
         held = self._held
         if not held and data.endswith(_EMPTY_LINE) and self._edge is None and not self._swallow:
             # Whole events, as they mostly come, and mostly with nothing but lists of objects: then no list is empty.
-            if data.count(b"[") == data.count(b"[{") or _NO_CHOICES.search(data) is None:
+            if _clear(data):
                 return data
         elif self._swallow and data:
             self._swallow = False
@@ -70,7 +70,14 @@ class Sieve:
         """What `data` brings, from the beginning of an event on. known: up to where no event ends."""
         kept: list[bytes] = []
         start = at = 0
+        passed = -1
+        sign = len(data) if _clear(data) else -1  # where the next event without choices may be
         while True:
+            if sign < at:
+                found = _NO_CHOICES.search(data, at)
+                sign = len(data) if found is None else found.start()
+            if passed < sign:  # a read can have thousands of events: all before the sign are passed on together
+                at, passed = _last_end(data, at, sign), sign
             between = _IDLE.match(data, at)
             if between is not None:
                 at = between.end()
@@ -103,6 +110,17 @@ class Sieve:
         self._edge = None
         cut = max(0, end - len(edge))
         return data[:cut], data[cut:]
+
+
+def _clear(data: bytes) -> bool:
+    """Whether nothing in it is without choices. Mostly no text has a bracket, and then no list is empty."""
+    return data.count(b"[") == data.count(b"[{") or _NO_CHOICES.search(data) is None
+
+
+def _last_end(data: bytes, start: int, stop: int) -> int:
+    """The last end of an event between the two, of those that are written as most are; `start`: there is none."""
+    lf, crlf = data.rfind(b"\n\n", start, stop), data.rfind(b"\r\n\r\n", start, stop)
+    return max(start, lf + 2 if lf >= 0 else 0, crlf + 4 if crlf >= 0 else 0)
 
 
 def _end(data: bytes, start: int) -> int:

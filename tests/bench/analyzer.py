@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
+import itertools
 import json
 import struct
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from fluxen.analyzer.cost import answer_cost
 from fluxen.analyzer.prices import PriceBook
 from fluxen.analyzer.usage import HEAD, TAIL, read_answer, read_stream
+from fluxen.gateway.sieve import Sieve
 from fluxen.providers.catalogue import load_catalogue, provider_for_model
 from fluxen.providers.dialect import dialects
 
@@ -198,7 +200,15 @@ def cases() -> dict[str, Callable[[], object]]:
         "invoke stream 100 KB": streamed("bedrock", INVOKE, invoke_stream(100_000)),
         "stream of lines 16 KB": streamed("ollama", "/api/generate", ollama_stream(16_000)),
         "responses stream, events of 40 KB": streamed("openai", "/v1/responses", responses_stream(40_000)),
+        "sieve, reads of 64 KB": sieved(chat_stream(640_000, False)),
     }
+
+
+def sieved(stream: bytes) -> Callable[[], object]:
+    """One read, of those of a stream that comes faster than it is relayed: events are cut wherever a read ends."""
+    sieve = Sieve()
+    reads = itertools.cycle(stream[at : at + 65536] for at in range(0, len(stream) - 65536, 65536))
+    return lambda: sieve.feed(next(reads))
 
 
 def cpu_us(call: Callable[[], object], rounds: int = 7, seconds: float = 0.02) -> float:
