@@ -34,6 +34,7 @@ OTHERS = [
     b'{"choices":[],"usage":{"prompt_tokens":1}',
     b'{"text":"{\\"choices\\":[],\\"usage\\":{}}","choices":[1]}',
     b'[{"choices":[],"usage":{}}]',
+    b'{"choices":[{"delta":{"content":"a"}}],"usage":{},"filtered":{"choices":[]}}',
     b"",
     b'{"choices":[],"usage":{"x":"' + b"y" * LONGEST + b'"}}',
     b"z" * (LONGEST + 100),
