@@ -19,7 +19,7 @@ import msgspec
 from fluxen.analyzer.texts import decoded
 
 _BROKEN: Final = re.compile(
-    rb'"(?:text|content|arguments|partial_json|thinking|reasoning_content|delta|response)"\s*:\s*"((?:[^"\\]|\\.)*+)',
+    rb'"(?:text|content|arguments|partial_json|thinking|reasoning_content|delta|response)"\s*:\s*"((?:[^"\\]|\\.)*+\\?)',
     re.DOTALL,
 )
 _DEPTH: Final = 32
