@@ -26,6 +26,7 @@ from gateway.rig import (
 )
 
 from fluxen.analyzer.estimates import Answer, estimate
+from fluxen.gateway.silent import KEPT, LONG_HEAD, SMALL
 
 CONFIG = """
 version: 1
@@ -84,6 +85,15 @@ def test_a_stream_that_tells_nothing_is_counted(server: Gateway, upstream: Upstr
     assert 0 < row["usage_error"] < 1
     assert row["model"] == "gpt-4o-2024-08-06"
     assert row["cost_usd"] > 0
+
+
+def test_it_is_counted_as_the_model_that_answered_counts(server: Gateway, upstream: Upstream) -> None:
+    """Whatever the name was by which it was asked for."""
+    body = QUESTION.replace(b'"gpt-4o"', b'"our-name-for-it"')
+    upstream.plays(SSE + chunked(*SILENT))
+    row = server.row(server.ask(request(body=body)))
+    assert (row["model_asked"], row["model"]) == ("our-name-for-it", "gpt-4o-2024-08-06")
+    assert (row["input_tokens"], row["output_tokens"]) == expected(SILENT, body)
 
 
 def test_whoever_has_the_whole_answer_has_its_row(server: Gateway, upstream: Upstream) -> None:
@@ -446,6 +456,18 @@ def test_requests_of_any_size_are_kept_for_it(server: Gateway, upstream: Upstrea
     row = server.row(server.ask(request(body=body)))
     assert (row["usage_source"], row["request_bytes"]) == ("estimated", len(body))
     assert row["input_tokens"] == expected(SILENT, body)[0]
+
+
+def test_what_was_kept_is_let_go_of(server: Gateway, upstream: Upstream) -> None:
+    """After many a stream there is as much room for the next one."""
+    upstream.plays(SSE + chunked(*SILENT))
+    with server.connect() as client:
+        for _ in range(KEPT // LONG_HEAD + 10):
+            assert client.ask(request(body=QUESTION)).complete
+    body = QUESTION.replace(b"Why is", b"Why, and tell me at length, " * 1000)
+    assert len(body) > SMALL
+    row = server.row(server.ask(request(body=body)))
+    assert (row["usage_source"], row["input_tokens"]) == ("estimated", expected(SILENT, body)[0])
 
 
 def test_beyond_what_may_be_kept_a_length_is_a_rough_guess(gateway: StartGateway, upstream: Upstream) -> None:

@@ -150,6 +150,7 @@ STREAMS: dict[str, tuple[bytes, bytes]] = {
     "no choices and no usage": (FILTERS + STREAM, FILTERS + SEEN),
     "the last word missing": (event(WORD) + event(TOTAL), event(WORD)),
     "the last empty line missing": (event(WORD) + event(TOTAL)[:-1], event(WORD)),
+    "an empty line missing behind another": (STREAM[:-1], SEEN[:-1]),
     "named events": (b"event: chunk\n" + event(WORD) + b"event: chunk\nid: 7\n" + event(TOTAL) + DONE,
                      b"event: chunk\n" + event(WORD) + DONE),
     "an event of 100 KB": (piece(b"x" * 100_000) + STREAM, piece(b"x" * 100_000) + SEEN),
