@@ -21,13 +21,14 @@ from hypothesis import strategies as st
 
 from fluxen.gateway import counter
 from fluxen.gateway.counter import Estimator, Lines
-from fluxen.gateway.counting import MOST_OPEN, Counting
+from fluxen.gateway.counting import MOST_BYTES, MOST_OPEN, Counting
 from fluxen.gateway.questions import (
     HELLO,
     PIECE,
     Counted,
     Incoming,
     Question,
+    begun_message,
     counted_message,
     messages,
     read_counted,
@@ -285,6 +286,52 @@ def test_no_more_is_asked_than_can_be_remembered() -> None:
     lines.close()
     assert taken == [True] * MOST_OPEN + [False] * 10
     assert got == [None] * MOST_OPEN
+
+
+def test_nor_more_bytes_at_once() -> None:
+    lines = Lines(1)
+    large = bytes(MOST_BYTES // 2)
+    taken: list[bool] = []
+
+    def work(side: Counting, then: Callable[[object], None]) -> None:
+        taken.extend(side.ask(*asking(request), then) for request in (large, large, b"x"))
+
+    asked(lines.of_worker(0), work, 0)
+    lines.close()
+    assert taken == [True, True, False]
+
+
+def test_what_is_answered_needs_no_room_any_more() -> None:
+    """Else a worker that has counted enough in its life would never count again."""
+    lines = Lines(1)
+    large = bytes(MOST_BYTES // 2)
+    taken: list[bool] = []
+
+    def work(side: Counting, then: Callable[[object], None]) -> None:
+        def again(counted: object) -> None:
+            then(counted)
+            if len(taken) < 4:
+                taken.append(side.ask(*asking(large), again))
+
+        taken.append(side.ask(*asking(large), again))
+
+    with counting(lines, by_length):
+        got = asked(lines.of_worker(0), work, 4)
+    assert taken == [True] * 4
+    assert got == [Counted(len(large), 0, 0, 0.0, 0.0)] * 4
+
+
+def test_what_nobody_waits_for_is_not_counted() -> None:
+    lines = Lines(1)
+    line = lines.of_worker(0)
+    line.settimeout(20)
+    question, parts = asking(b"x")
+    for number, seconds in ((3, -1), (4, 60)):
+        for message in messages(number, msgspec.structs.replace(question, due=time.monotonic() + seconds), parts):
+            line.send(message)
+    with counting(lines, by_length):
+        heard = [line.recv(1000) for _ in range(3)]
+    assert heard == [HELLO, begun_message(4), counted_message(4, Counted(1, 0, 0, 0.0, 0.0))]
 
 
 def test_without_a_counter_nothing_is_asked() -> None:
