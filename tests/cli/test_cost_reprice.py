@@ -218,6 +218,20 @@ def test_a_person_is_asked(ledger: Path, clean_env: dict[str, str], tmp_path: Pa
     assert (costs(ledger) == before) == (code != 0)
 
 
+def test_what_becomes_cheaper_and_what_has_no_price_is_told(clean_env: dict[str, str], tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "data" / "ledger", "node", 0)
+    for row in (ended(NOON, "gpt-4o", 10**12), ended(NOON + 1, "nobodys", None), ended(NOON + 2, "nobodys", None)):
+        assert journal.end(row)
+    journal.close()
+    command = [sys.executable, "-m", "fluxen_cli", "cost", "reprice", "--since", "2026-11-01", "--data-dir", "data"]
+    terminal = Terminal(command, {**clean_env, "NO_COLOR": "1"}, tmp_path, columns=160)
+    terminal.wait_for("Adjust 1 request (-$0.996500)? (y/N)")
+    terminal.type("y\n")
+    assert terminal.ends() == 0
+    assert "1 request is adjusted by the prices" in terminal.said
+    assert "2 requests unpriced: nobodys (2)" in terminal.said
+
+
 def test_a_bar_shows_how_far_a_large_one_is(clean_env: dict[str, str], tmp_path: Path) -> None:
     journal = Journal(tmp_path / "data" / "ledger", "node", 0)
     for place in range(WORTH_A_BAR):

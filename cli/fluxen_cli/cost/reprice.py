@@ -170,7 +170,8 @@ def _notes(found: Repricing, dry_run: bool) -> Iterator[str]:
     if not total.adjusted:
         yield f"nothing to adjust: {_many(total.requests)} cost the same {by}"
     else:
-        yield f"{_many(total.adjusted)} {'would be' if dry_run else 'are'} adjusted {by}"
+        verb = "would be" if dry_run else "is" if total.adjusted == 1 else "are"
+        yield f"{_many(total.adjusted)} {verb} adjusted {by}"
     if total.unpriced_after:
         yield f"{_many(total.unpriced_after)} unpriced: {_named(found, lambda line: line.unpriced_after)}"
     if total.kept:

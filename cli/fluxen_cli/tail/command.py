@@ -95,6 +95,7 @@ def command(
 
 def _follow(follower: Follower, wanted: Wanted, show: Lines) -> None:
     from fluxen.ledger.follow import Missing
+    from fluxen.reports.unknown import many
     from fluxen_cli.tail.wanted import in_order
 
     audience = Audience()
@@ -102,7 +103,8 @@ def _follow(follower: Follower, wanted: Wanted, show: Lines) -> None:
         events = []
         for event in follower.poll():
             if isinstance(event, Missing):
-                output.note(f"{event.requests} requests could not be written (disk full?): they are in no report")
+                told = many(event.requests, "request")
+                output.note(f"{told} could not be written (disk full?), and will be in no report")
             elif wanted.matches(event):
                 events.append(event)
         show.events(in_order(events))

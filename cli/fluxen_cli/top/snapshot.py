@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Final
 
 from fluxen.reports.live import WINDOWS, Sums
+from fluxen.reports.unknown import many
 from fluxen_cli import output
 from fluxen_cli.top.source import BUDGET_WINDOW, Snapshot
 
@@ -79,7 +80,7 @@ def notes(snapshot: Snapshot) -> list[str]:
         return []
     spent = f"budget ${_exact(budget.amount).normalize():f}/{budget.period}: ${_dollars(_exact(outlook.spent))} spent"
     if snapshot.unknown:
-        spent += f" + {snapshot.unknown} requests of unknown cost"
+        spent += f" + {many(snapshot.unknown, 'request')} of unknown cost"
     if outlook.left <= 0:
         return [f"{spent}: over by ${_dollars(_exact(-outlook.left))}"]
     left = f"{spent}, ${_dollars(_exact(outlook.left))} left"
