@@ -212,6 +212,9 @@ def test_what_costs_nothing_and_what_nobody_counted() -> None:
         ("gemini", "/v1beta/models/{model}:countTokens"),
     ]:
         assert answer(dialect, endpoint, usage) == Reading(source="none")
+    results = b'{"custom_id":"a","result":{"message":{"usage":{"input_tokens":5,"output_tokens":2}}}}\n' * 2
+    billed = answer("anthropic", "/v1/messages/batches/{id}/results", results)  # and how much nobody says
+    assert (billed.source, billed.usage) == ("unknown", None)
     assert answer("openai", CHAT, {"error": {}}, status=429) == Reading(source="none")
     assert answer("openai", CHAT, chat(None)).source == "unknown"
     assert answer("openai", CHAT, b"").source == "unknown"

@@ -264,6 +264,8 @@ def test_cohere_bills_its_own_units() -> None:
     assert usage("cohere", "/v1/chat", {"text": "", "meta": units}) == Usage(7, output=5)
     rerank = {"results": [], "meta": {"billed_units": {"search_units": 2}}}
     assert usage("cohere", "/v2/rerank", rerank) == Usage(calls={"search_unit": 2})
+    classified = {"classifications": [], "meta": {"billed_units": {"classifications": 3}}}
+    assert usage("cohere", "/v1/classify", classified) == Usage(calls={"classification": 3})
     image = {"embeddings": {}, "meta": {"billed_units": {"input_tokens": 3, "image_tokens": 90}}}
     assert usage("cohere", "/v2/embed", image) == Usage(93, image=90, modalities=Modalities(input_image=90))
     assert answer("cohere", "/v1/chat", {"text": "", "meta": {"api_version": {"version": "1"}}}).source == "unknown"

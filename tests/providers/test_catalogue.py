@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -91,6 +92,8 @@ def test_aliases_are_the_same_provider() -> None:
         ("whisper-large-v3", None),
         ("openai/gpt-4o", None),
         ("deepseek-r1:8b", None),
+        ("gpt-4o:latest", None),
+        ("mistral-7b/instruct", None),
         ("o1x", None),
         ("my-gpt-4", None),
         ("", None),
@@ -104,6 +107,9 @@ def test_a_name_that_two_providers_claim_is_nobodys() -> None:
     one, other = CATALOGUE["openai"], CATALOGUE["mistral"]
     assert provider_for_model("gpt-4o", {"a": one, "alias": one}) == "openai"
     assert provider_for_model("gpt-4o", {"b": other}) is None
+    claims = replace(one, name="another", _names=one._names)
+    assert provider_for_model("gpt-4o", {"a": one, "b": other, "c": claims}) is None
+    assert provider_for_model("mistral-small", {"a": one, "b": other, "c": claims}) == "mistral"
     assert provider_for_model("gpt-4o", {}) is None
 
 
@@ -116,6 +122,7 @@ def test_a_name_that_two_providers_claim_is_nobodys() -> None:
         ("backup", "https://api.openai.com/v1", "openai"),
         ("fast", "https://api.groq.com/openai/v1", "groq"),
         ("fast", "https://api.groq.com/other", None),
+        ("fast", "https://api.groq.com/openai-too/v1", None),
         ("gpu", "http://10.0.0.7:8000/v1", None),
         ("gpu", "http://127.0.0.1:8000", None),
         ("gpu", "https://api.openai.com.evil.example", None),
@@ -130,6 +137,24 @@ def test_a_name_that_two_providers_claim_is_nobodys() -> None:
 )
 def test_whose_an_upstream_is(name: str, url: str | None, provider: str | None) -> None:
     found = provider_of_upstream(name, url, CATALOGUE)
+    assert (found and found.name) == provider
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "dialect", "provider"),
+    [
+        ("cohere", None, "cohere", "cohere"),
+        ("cohere", None, None, "cohere"),
+        ("cohere", "http://10.0.0.7:8000", "openai", None),  # somebody's own server, whatever he calls it
+        ("gpu", "https://api.anthropic.com", "openai", None),
+        ("gpu", "https://api.anthropic.com", "anthropic", "anthropic"),
+    ],
+)
+def test_who_speaks_another_dialect_is_nobody_we_know(
+    name: str, url: str | None, dialect: str | None, provider: str | None
+) -> None:
+    """And has none of his list prices."""
+    found = provider_of_upstream(name, url, CATALOGUE, dialect)
     assert (found and found.name) == provider
 
 

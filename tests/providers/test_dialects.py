@@ -244,3 +244,34 @@ def test_the_kind_of_error_is_the_providers_own_word() -> None:
     assert [kind(OPENAI, s) for s in (400, 401, 429, 502)] == [
         *("invalid_request_error", "authentication_error", "rate_limit_error", "server_error"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "billed", "paths"),
+    [
+        ("openai", "tokens", "/v1/chat/completions /v1/completions /v1/responses /v1/embeddings"),
+        ("openai", "other", "/v1/images/generations /v1/audio/speech /v1/audio/transcriptions /v1/videos /v1/rerank"),
+        ("openai", "free", "/v1/models /v1/responses/resp_1 /v1/responses/input_tokens /v1/files /v1/moderations"),
+        ("anthropic", "tokens", "/v1/messages /v1/complete"),
+        ("anthropic", "other", "/v1/messages/batches/b_1/results /v1/what/is/this"),
+        ("anthropic", "free", "/v1/messages/count_tokens /v1/messages/batches /v1/models"),
+        ("gemini", "tokens", "/v1beta/models/g:generateContent /v1beta/models/g:streamGenerateContent"),
+        ("gemini", "tokens", "/v1beta/models/g:embedContent /v1beta/models/g:batchEmbedContents /v1beta/interactions"),
+        ("gemini", "other", "/v1beta/models/g:predict /v1beta/models/g:whatIsThis"),
+        ("gemini", "free", "/v1beta/models/g:countTokens /v1beta/models"),
+        ("bedrock", "tokens", "/model/m/converse /model/m/converse-stream /model/m/invoke"),
+        ("bedrock", "tokens", "/model/m/invoke-with-response-stream"),
+        ("bedrock", "other", "/model/m/invoke-with-bidirectional-stream /async-invoke /what/is/this"),
+        ("bedrock", "free", "/model/m/count-tokens /foundation-models"),
+        ("cohere", "tokens", "/v2/chat /v1/generate /v2/embed"),
+        ("cohere", "other", "/v2/rerank /v1/classify /v1/what/is/this"),
+        ("cohere", "free", "/v1/tokenize /v1/models"),
+        ("ollama", "tokens", "/api/chat /api/generate /api/embed"),
+        ("ollama", "free", "/api/tags /api/show"),
+    ],
+)
+def test_how_it_is_billed(dialect: str, billed: str, paths: str) -> None:
+    """What may cost something and is not known to be free must never be taken for it: its cost would be 0."""
+    spoken = dialects()[dialect]
+    for path in paths.split():
+        assert spoken.billing(spoken.endpoint(path)) == billed, path
