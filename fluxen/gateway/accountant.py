@@ -69,15 +69,15 @@ class Accountant:
     def estimated(self, end: End, upstream: Upstream | None, reading: Reading, counted: Counted) -> None:
         """Complete a row by what was counted of an answer that told nothing, or that broke off before it told all.
         reading: what it did tell; its input stands, and so does an output that is more than what could be seen."""
-        usage, error = reading.usage, counted.error
-        if usage is None or not told_input(usage):
-            usage = Usage(input=counted.input, output=counted.output, reasoning=counted.reasoning)
-        else:
+        usage, error = reading.usage or Usage(), counted.error
+        if counted.output > usage.output:
+            reasoning = max(usage.reasoning, counted.reasoning)
+            usage = msgspec.structs.replace(usage, output=counted.output, reasoning=reasoning)
+        if told_input(usage):
             told = usage.input + usage.cache_read + usage.cache_write_5m + usage.cache_write_1h
-            if counted.output > usage.output:
-                reasoning = max(usage.reasoning, counted.reasoning)
-                usage = msgspec.structs.replace(usage, output=counted.output, reasoning=reasoning)
             error = counted.output_error * usage.output / (told + usage.output)
+        else:
+            usage = msgspec.structs.replace(usage, input=counted.input)
         _fill(end, usage)
         end.usage_source = "estimated"
         end.usage_error = error

@@ -202,3 +202,8 @@ def test_an_output_without_its_input_is_counted_whole() -> None:
     end = row()
     estimated(end, Reading(model="gpt-4o", usage=Usage(output=3), source="partial"))
     assert (end.input_tokens, end.output_tokens, end.usage_error) == (30, 20, 0.3)
+    more = row()
+    told = Usage(output=500, reasoning=480, calls={"web_search": 2})
+    estimated(more, Reading(model="gpt-4o", usage=told, source="partial"))
+    assert (more.input_tokens, more.output_tokens, more.reasoning_tokens) == (30, 500, 480)
+    assert (more.searches, more.fees_pico) == (2, 2 * 10**10)
