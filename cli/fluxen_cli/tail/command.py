@@ -95,7 +95,6 @@ def command(
 
 def _follow(follower: Follower, wanted: Wanted, show: Lines) -> None:
     from fluxen.ledger.follow import Missing
-    from fluxen.reports.unknown import many
     from fluxen_cli.tail.wanted import in_order
 
     audience = Audience()
@@ -103,7 +102,7 @@ def _follow(follower: Follower, wanted: Wanted, show: Lines) -> None:
         events = []
         for event in follower.poll():
             if isinstance(event, Missing):
-                told = many(event.requests, "request")
+                told = f"{event.requests:,} request{'' if event.requests == 1 else 's'}"
                 output.note(f"{told} could not be written (disk full?), and will be in no report")
             elif wanted.matches(event):
                 events.append(event)
