@@ -53,6 +53,12 @@ ADMIN_CONNECTIONS = 64
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
+def _wall_offset() -> float:
+    """What makes the time of day of a reading of time.perf_counter. Of three, because the process may be put off
+    between its two clocks, and all rows of a second would be dated too early by that."""
+    return max(time.time() - time.perf_counter() for _ in range(3))
+
+
 class Worker:
     """What listeners and exchanges of one process share."""
 
@@ -97,7 +103,7 @@ class Worker:
         self.request_log = RequestLog(self.log) if self.log.requests else None
         self.answered = [0] * 10
         """Rows by the class of their status (200 to 299: 2)."""
-        self.wall_offset = time.time() - time.perf_counter()
+        self.wall_offset = _wall_offset()
         self._published: dict[str, int] = {}
         self._pools: dict[Origin, Pool] = {}
         self._listeners: set[Listener] = set()
@@ -296,7 +302,7 @@ class Worker:
         told = uncounted = 0
         while True:
             await asyncio.sleep(1.0)
-            self.wall_offset = time.time() - time.perf_counter()
+            self.wall_offset = _wall_offset()
             self.journal.tick()
             if self.journal.lost > told:
                 self.log.notice("ledger", reason=self.journal.error, lost=self.journal.lost)

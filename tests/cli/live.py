@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,9 +36,13 @@ class Scene(Gateway):
         super().__init__(folder, CONFIG.format(url=self.upstream.url), environment(folder / "home", {}))
 
     def call(self, times: int = 1, key: str = "alice", body: bytes = BODY) -> list[Answer]:
-        """So many requests, each on a connection of its own."""
+        """So many requests, each on a connection of its own; their order can be told by when they ended, in ms."""
         sent = request(body=body, key=f"Authorization: Bearer key-of-{key}-0123456789".encode())
-        return [self.ask(sent) for _ in range(times)]
+        answers = []
+        for _ in range(times):
+            answers.append(self.ask(sent))
+            time.sleep(0.002)
+        return answers
 
     def env(self) -> dict[str, str]:
         """Of commands that look at it."""
