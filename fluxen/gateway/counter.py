@@ -83,6 +83,7 @@ class Counter:
         self._order = 0
         for line in lines:
             line.setblocking(False)
+            _drop(line)
             self._poll.register(line.fileno(), select.POLLIN)
             self._send(line, HELLO)
 
@@ -151,6 +152,16 @@ class Counter:
             line.send(message)
         except OSError:
             pass  # a worker that takes nothing, or is gone: it does not wait for ever
+
+
+def _drop(line: socket.socket) -> None:
+    """Take away what was sent to the counter before this one. Whatever is open of it is asked again; but a question
+    over which that one died may be there twice, and would cost another one its life than those it is to cost."""
+    try:
+        for _ in range(_TURN):
+            line.recv(2 * PIECE)
+    except OSError:
+        pass  # nothing more, or nobody there
 
 
 def counted(question: Question, request: bytes, head: bytes, tail: bytes) -> Counted | None:

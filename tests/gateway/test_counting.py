@@ -8,7 +8,6 @@ import random
 import select
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,9 +105,11 @@ class Process:
     """A counter in a process of its own, which can be killed and started again. Both ends of the line stay open here,
     as in the supervisor."""
 
-    def __init__(self, lines: Lines, estimate: Estimator) -> None:
+    def __init__(self, lines: Lines, estimate: Estimator, lives: int = 1) -> None:
+        """lives: how often it is started, if it dies by itself."""
         self._lines = lines
         self._estimate = estimate
+        self._lives = lives
         self.pid = 0
         self.start()
 
@@ -119,6 +120,11 @@ class Process:
             try:
                 os.close(self._held)
                 self._lines.keep_only(None, counter=True)
+                for _ in range(self._lives - 1):  # as in the supervisor, a process without threads forks it again
+                    child = os.fork()
+                    if child == 0:
+                        break
+                    os.waitpid(child, 0)
                 counter.run(self._lines.of_counter, self._life, Log("counter"), self._estimate)
             finally:
                 os._exit(0)
@@ -135,8 +141,8 @@ class Process:
 
 
 @contextmanager
-def counting(lines: Lines, estimate: Estimator) -> Iterator[Process]:
-    process = Process(lines, estimate)
+def counting(lines: Lines, estimate: Estimator, lives: int = 1) -> Iterator[Process]:
+    process = Process(lines, estimate, lives)
     try:
         yield process
     finally:
@@ -210,25 +216,14 @@ def test_what_cannot_be_told_is_none_and_harms_no_other(capfd: pytest.CaptureFix
 def test_a_question_that_kills_is_asked_twice_and_the_others_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fluxen.gateway.counting.PATIENCE", 10.0)  # two starts take time on a busy machine
     lines = Lines(1)
-    process: list[Process] = []
-
-    def revive() -> None:
-        for _ in range(2):
-            os.waitid(os.P_PID, process[0].pid, os.WEXITED | os.WNOWAIT)
-            process[0].kill(0)
-            process[0].start()
 
     def work(side: Counting, then: Callable[[object], None]) -> None:
         side.ask(*asking(b"dies"), then)
         for _ in range(5):
             side.ask(*asking(b"x" * 100_000), then)
 
-    with counting(lines, by_length) as one:
-        process.append(one)
-        thread = threading.Thread(target=revive)
-        thread.start()
+    with counting(lines, by_length, lives=3):
         got = asked(lines.of_worker(0), work, 6)
-        thread.join()
     assert got.count(None) == 1
     assert [one.input for one in got if isinstance(one, Counted)] == [100_000] * 5
 
